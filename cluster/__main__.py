@@ -1,0 +1,150 @@
+"""`python -m shmm.cluster`, also installed as `shmm`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+# One thread until the workers are forked: NumPy's linear algebra would start one per core, and is not needed.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+COMMANDS = ("run", "replay", "doctor", "clean")
+USAGE, ENVIRONMENT, INTERRUPTED = 2, 3, 130
+
+EXAMPLES = """examples:
+  shmm --cpus 64                                    both schemes on page_fault1, one table
+  shmm run --cpus 1,2,4 --workload page_fault1,pft  a small sweep
+  shmm run --workload ebizzy --workload-args=-mTR --scheme spf --json result.json
+  shmm run --list                                   the workloads
+
+exit status: 0 fine, 1 a violation was found or a worker died, 2 usage, 3 this environment cannot run it,
+130 interrupted (what was measured so far is printed and saved)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line and returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in (*COMMANDS, "-h", "--help", "--version"):
+        words.insert(0, "run")
+    try:
+        parser = build_parser(words[0])
+        args = parser.parse_args(words)
+        return int(args.handler(args))
+    except ImportError as error:
+        if not (error.name or "").startswith("shmm") and "_fast" not in str(error):
+            raise
+        print(f"shmm: the native engine cannot be loaded ({error}); `shmm doctor` says what to do",
+              file=sys.stderr)
+        return ENVIRONMENT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:             # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def build_parser(command: str) -> argparse.ArgumentParser:
+    """The whole command line; only the command in use loads what it needs."""
+    parser = argparse.ArgumentParser(
+        prog="shmm",
+        description="Page faults, mmap and TLB shootdown on emulated CPUs that share an address space.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"shmm {version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    run = add_command(commands, "run", "measure schemes on workloads (also without the word run)")
+    replay = add_command(commands, "replay", "run what a recorded program did")
+    doctor = add_command(commands, "doctor", "check whether this machine can run it")
+    doctor.set_defaults(handler=doctor_command)
+    clean = add_command(commands, "clean", "remove what dead runs left in /dev/shm")
+    clean.set_defaults(handler=clean_command)
+    if command == "run":
+        add_run(run)
+    if command == "replay":
+        add_replay(replay)
+    return parser
+
+
+def add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    """One sub-command."""
+    description = text[0].upper() + text[1:] + "."
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=description, allow_abbrev=False,
+    )
+    return parser
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The run command."""
+    from shmm.cluster import options
+
+    options.add_run_options(parser)
+    parser.set_defaults(handler=lambda args: run_command(args, parser))
+
+
+def add_replay(parser: argparse.ArgumentParser) -> None:
+    """The replay command."""
+    from shmm.cluster import replay
+
+    replay.add_arguments(parser)
+    parser.set_defaults(handler=replay.main)
+
+
+def run_command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """Measures all points that the options ask for."""
+    from shmm.cluster import options, sizing, topology, workloads
+
+    if args.list:
+        for name, description in workloads.available().items():
+            print(f"{name:12} {description}")
+        return 0
+    if args.cpus is None:
+        args.cpus = (topology.usable_cores(),)
+    options.check(args, parser)
+    points = options.points(args)
+    try:
+        for point in points:
+            sizing.job_for(point).geometry()
+    except ValueError as error:             # no such workload, or more than a segment can hold
+        parser.error(str(error))
+
+    from shmm.cluster import session
+
+    return session.measure_all(points, args.json)
+
+
+def doctor_command(args: argparse.Namespace) -> int:
+    """Looks whether this machine can run it."""
+    from shmm.cluster import doctor
+
+    return doctor.main()
+
+
+def clean_command(args: argparse.Namespace) -> int:
+    """Removes shared memory and semaphores of dead runs."""
+    from shmm import segment
+
+    removed = segment.clean()
+    for path in removed:
+        print(f"removed {path}")
+    if not removed:
+        print("nothing to clean: no dead run left anything in /dev/shm")
+    return 0
+
+
+def version() -> str:
+    """This project's version."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("shmm")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""What a run is asked for (Config) and what its CPUs will execute (Job)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shmm.program import INSN, OP
+from shmm.segment import Geometry
+
+SCHEMES = ("mmap_lock", "spf")
+ENGINES = ("native",)
+START_METHODS = ("fork", "forkserver")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One point of a measurement: one scheme, one workload, one number of CPUs."""
+
+    scheme: str = "spf"
+    workload: str = "page_fault1"
+    workload_args: tuple[str, ...] = ()
+    cpus: int = 1
+    engine: str = "native"
+    seconds: float = 2.0                # measured, of each repeat; programs that end by themselves just end
+    repeats: int = 1
+    warmup: float | None = None         # seconds before the first repeat; None: seconds / 10, at most 0.2
+    seed: int = 1
+    size: int | None = None             # bytes that each task maps; None: as in the original, if they fit
+    force_speculation: bool = False     # speculate even while one CPU alone runs the address space
+    zero: bool = True                   # a fresh page is cleared; without, faults alone are measured
+    paranoid: bool = False              # check every TLB entry at its use, and invariants while running
+    walk: str = "irq"
+    table_free: str = "ipi"
+    ipi: str = "mailbox"
+    start_method: str = "fork"
+    pin: bool | None = None             # None: if there are enough cores
+
+    @property
+    def warmup_seconds(self) -> float:
+        """The warm-up's length in seconds."""
+        return min(0.2, self.seconds / 10) if self.warmup is None else self.warmup
+
+    def policies(self) -> dict[str, str | bool]:
+        """What decides how the memory manager works, by the names of the command line."""
+        return {"scheme": self.scheme, "walk": self.walk, "table_free": self.table_free, "ipi": self.ipi,
+                "force_speculation": self.force_speculation, "zero": self.zero, "paranoid": self.paranoid}
+
+    def segment_policy(self, shared_core: bool) -> dict[str, str | int | bool]:
+        """The same, as Segment.create takes it."""
+        return {"scheme": self.scheme, "walk": self.walk, "table_free": self.table_free, "ipi": self.ipi,
+                "force_speculation": self.force_speculation, "zeroing": self.zero,
+                "paranoid": self.paranoid, "shared_core": shared_core}
+
+
+@dataclass(frozen=True)
+class Job:
+    """Programs for the CPUs of one machine, and the room that they need.
+
+    A CPU runs address space 1 with the others, unless its program begins with MM or EXEC."""
+
+    name: str
+    programs: Sequence[NDArray[Any]]    # one per CPU, as Program.array() makes them
+    frames: int                         # data frames that all programs hold at once, at most
+    files: Sequence[tuple[int, bool]] = ()     # (pages, is shared anonymous memory), numbered from 1
+    vmas: int = 1024                    # mappings at once, of all address spaces
+    regions: int | None = None          # see Geometry.for_run
+    mms: int = 1
+    finite: bool = False                # the programs end by themselves
+    bytes_per_cpu: int = 0              # what one task maps, and in the original; for the report
+    original_bytes: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+    def geometry(self) -> Geometry:
+        """Room for all of it."""
+        return Geometry.for_run(
+            len(self.programs), self.frames, mms=self.mms, vmas=self.vmas, regions=self.regions,
+            files=len(self.files) + 1, file_pages=sum(pages for pages, _ in self.files),
+            insns=sum(len(program) for program in self.programs) + 1,
+        )
+
+    def places_itself(self, cpu: int) -> bool:
+        """Whether the CPU's program chooses its address space itself."""
+        program = self.programs[cpu]
+        return len(program) > 0 and int(program[0]["op"]) in (OP["MM"], OP["EXEC"])
+
+    def records(self) -> NDArray[Any]:
+        """All programs, one after the other."""
+        return np.concatenate(self.programs) if self.programs else np.zeros(0, INSN)

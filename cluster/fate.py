@@ -1,0 +1,95 @@
+"""What a CPU was doing when it died or stopped answering, read from what it left in the segment.
+
+Only looks: a dead CPU may hold any lock, so nothing here waits for one."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+from shmm.layout import CONSTANTS, OPS
+from shmm.segment import Segment
+
+WRITER = 1                      # bit 0 of an rwsem's count: held by a writer; readers count from bit 8
+READERS_SHIFT = 8
+
+
+def death(segment: Segment, cpu: int, pid: int, exit_code: int | None) -> str:
+    """One line: which CPU died, of what, and where."""
+    return f"CPU {cpu} (process {pid}) {cause(exit_code)} while {doing(segment, cpu)}"
+
+
+def silence(segment: Segment, cpu: int, pid: int, seconds: float, what: str) -> str:
+    """One line: which CPU did not answer in time, and where it is."""
+    return (f"CPU {cpu} (process {pid}, {process_state(pid)}) did not {what} within {seconds:.0f} s: "
+            f"it is {doing(segment, cpu)}")
+
+
+def cause(exit_code: int | None) -> str:
+    """How the process ended, in words."""
+    if exit_code is None:
+        return "vanished"
+    if exit_code >= 0:
+        return f"exited with status {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    hint = " (by hand, or by the kernel for want of memory)" if exit_code == -signal.SIGKILL else ""
+    return f"was killed by {name}{hint}"
+
+
+def doing(segment: Segment, cpu: int) -> str:
+    """The operation in progress, the state word and the locks that are known to be held."""
+    record = segment.view("cpu")[cpu]
+    opcode, state = int(record["doing"]), int(record["state"])
+    if opcode == 0:
+        return f"between operations, {mode(state)}"
+    name = OPS[opcode] if opcode < len(OPS) else f"operation {opcode}"
+    text = f"in {name} at {int(record['doing_addr']):#x}, {mode(state)}"
+    held = owned(segment, cpu)
+    return text + (f", owner of {held}" if held else "")
+
+
+def mode(state: int) -> str:
+    """A CPU's state word in words."""
+    words = ["in the kernel" if state & CONSTANTS["KERNEL"] else "in user mode"]
+    if state & CONSTANTS["IRQ_OFF"]:
+        words.append("interrupts off")
+    if state & CONSTANTS["ASLEEP"]:
+        words.append("asleep")
+    return ", ".join(words)
+
+
+def owned(segment: Segment, cpu: int) -> str:
+    """The mmap_locks that the CPU holds for writing, or an empty string."""
+    mms = segment.view("mm")
+    return ", ".join(
+        f"the mmap_lock of address space {slot}, for writing"
+        for slot in range(1, len(mms)) if _owner(mms[slot]["mmap_lock"]) == cpu
+    )
+
+
+def lock_state(segment: Segment, slot: int) -> str:
+    """Who holds an address space's mmap_lock."""
+    lock = segment.view("mm")[slot]["mmap_lock"]
+    count = int(lock["count"])
+    if count & WRITER:
+        return f"mmap_lock {slot}: held for writing by CPU {_owner(lock)}"
+    readers = count >> READERS_SHIFT
+    return f"mmap_lock {slot}: {f'{readers} readers' if readers else 'free'}"
+
+
+def _owner(lock: Any) -> int:
+    return int(lock["owner"]) - 1 if int(lock["count"]) & WRITER else -1
+
+
+def process_state(pid: int) -> str:
+    """The host's view of a process: running, sleeping, stopped or gone."""
+    try:
+        letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "gone"
+    return {"R": "running", "S": "sleeping", "D": "in an uninterruptible wait", "T": "stopped", "Z": "dead",
+            "t": "traced"}.get(letter, letter)

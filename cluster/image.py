@@ -1,0 +1,121 @@
+"""What a program had mapped without a recorded mmap: inferred from the faults that no recorded mapping explains.
+
+execve maps the program, the dynamic loader, the stack and the vdso; a recording that began late has missed whatever
+was there before.  An Image gathers the evidence of all spaces that run it (a forked child's faults show what its
+parent had mapped) and turns it into runs: stretches to map when the image starts.
+
+Kind of a run.  Pages that were executed belong to a file, mapped r-x; so do pages near them that were only read
+(r--), and, if the image's exec was seen, those that were written (rw-): the program's and the loader's segments.
+All else, the stack above all, is anonymous memory.  Each page that is far from others of its kind and is executed
+where stacks are is mapped alone: the vdso, which knows no fault-around.
+
+Extent.  A run reaches from its first to its last page with evidence and, if nothing else is there, down to a
+multiple of 64 KiB: fault-around windows then lie where the kernel's do, and cover no page that they did not cover.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+READ, WRITE, EXEC = 1, 2, 4
+PAGE_SHIFT = 12
+WINDOW = 16                                 # pages of a fault-around window
+NEAR = 1024                                 # pages apart at most that belong together: 4 MiB
+PROGRAM_SPAN = 1 << 32                      # the program's segments lie at most so far below its heap
+STACKS = 0x7FF000000000
+VDSO_PAGES = 4
+ABSENT_FAULTS = 4                           # so many faults on one page: whatever is there, it is no memory
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A stretch [start, end) of addresses to map.  kind: "file", "anonymous" or "page" (files of one page)."""
+
+    start: int
+    end: int
+    prot: int
+    kind: str
+
+
+@dataclass(eq=False, slots=True)
+class Image:
+    """One program image.  heap: where its brk area begins, once known."""
+
+    exec_seen: bool
+    heap: int | None = None
+    access: dict[int, int] = field(default_factory=dict)        # page -> READ | WRITE | EXEC seen there
+    repeats: dict[int, int] = field(default_factory=dict)       # page -> faults that found it not present again
+    _runs: list[Run] | None = None
+
+    def note_fault(self, address: int, error: int, again: bool) -> None:
+        """A fault on an address that no recorded mapping holds.  again: it had been made present before."""
+        page = address >> PAGE_SHIFT
+        kind = EXEC if error & 16 else WRITE if error & 2 else READ
+        self.access[page] = self.access.get(page, 0) | kind
+        if again and not error & 1:
+            self.repeats[page] = self.repeats.get(page, 0) + 1
+
+    def note_range(self, start: int, end: int, prot: int | None) -> None:
+        """A call that succeeds only on mapped memory (prot: mprotect's) met [start, end), of which nothing is known.
+
+        mprotect takes permissions away or gives them: what it makes read-only was writable data."""
+        for page in {start >> PAGE_SHIFT, (end - 1) >> PAGE_SHIFT}:
+            self.access[page] = self.access.get(page, 0) | WRITE
+
+    def runs(self) -> list[Run]:
+        """What to map when the image starts; asked for once all evidence is in."""
+        if self._runs is None:
+            self._runs = [run for cluster in self._clusters() for run in self._runs_of(cluster)]
+        return self._runs
+
+    def run_at(self, address: int) -> Run | None:
+        """The run that holds the address."""
+        return next((run for run in self.runs() if run.start <= address < run.end), None)
+
+    def _clusters(self) -> list[list[int]]:
+        """Pages with evidence, in groups that lie together."""
+        out: list[list[int]] = []
+        for page in sorted(page for page in self.access if self.repeats.get(page, 0) < ABSENT_FAULTS):
+            split = self.heap is not None and out and out[-1][-1] < self.heap >> PAGE_SHIFT <= page
+            if out and page - out[-1][-1] <= NEAR and not split:
+                out[-1].append(page)
+            else:
+                out.append([page])
+        return out
+
+    def _runs_of(self, cluster: list[int]) -> list[Run]:
+        seen = 0
+        for page in cluster:
+            seen |= self.access[page]
+        executed = sum(1 for page in cluster if self.access[page] & EXEC)
+        if seen & EXEC and not seen & WRITE and executed <= VDSO_PAGES and cluster[0] << PAGE_SHIFT >= STACKS:
+            return [Run(page << PAGE_SHIFT, page + 1 << PAGE_SHIFT, READ | self.access[page], "page") for page in cluster]
+        if not seen & EXEC and not self._in_program(cluster):
+            return [Run(cluster[0] << PAGE_SHIFT, cluster[-1] + 1 << PAGE_SHIFT, READ | seen, "anonymous")]
+        return self._segments(cluster)
+
+    def _in_program(self, cluster: list[int]) -> bool:
+        if self.heap is None or not self.exec_seen:
+            return False
+        return cluster[-1] << PAGE_SHIFT < self.heap < (cluster[0] << PAGE_SHIFT) + PROGRAM_SPAN
+
+    def _segments(self, cluster: list[int]) -> list[Run]:
+        """Runs of pages with the same use, as an ELF file's segments are."""
+        out: list[Run] = []
+        first = last = cluster[0]
+        for page in [*cluster[1:], -1]:
+            if page >= 0 and segment_prot(self.access[page]) == segment_prot(self.access[first]):
+                last = page
+                continue
+            floor = out[-1].end >> PAGE_SHIFT if out else 0
+            start = max(floor, first // WINDOW * WINDOW)
+            prot = segment_prot(self.access[first])
+            anonymous = prot & WRITE and not self.exec_seen
+            out.append(Run(start << PAGE_SHIFT, last + 1 << PAGE_SHIFT, prot, "anonymous" if anonymous else "file"))
+            first = last = page
+        return out
+
+
+def segment_prot(access: int) -> int:
+    """The permissions of a segment one of whose pages was used so."""
+    return READ | (access & (WRITE | EXEC))

@@ -1,0 +1,144 @@
+"""The command line's options for a run, and the measurement points they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shmm.cluster.config import ENGINES, SCHEMES, START_METHODS, Config
+
+MAX_CPUS = 1024
+UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def add_run_options(parser: argparse.ArgumentParser, *, workloads: bool = True) -> None:
+    """The options of `run`; without those that choose a workload, of whatever else runs programs."""
+    if workloads:
+        parser.add_argument("--cpus", type=numbers, metavar="N[,N...]",
+                            help="emulated CPUs (default: the cores of this machine)")
+        parser.add_argument("--workload", type=names, default=("page_fault1",), metavar="W[,W...]",
+                            help="what the CPUs do (default: page_fault1; see --list)")
+        parser.add_argument("--workload-args", default=(), type=words, metavar="ARGS",
+                            help="the workload's own arguments, as one word: --workload-args=-mTR")
+        parser.add_argument("--size", type=nbytes, metavar="BYTES",
+                            help="what each task maps, such as 16M (default: as in the original, if it fits)")
+        parser.add_argument("--seconds", type=positive(float), default=2.0, metavar="S",
+                            help="measured time of each repeat (default: 2)")
+        parser.add_argument("--list", action="store_true", help="list the workloads and exit")
+    parser.add_argument("--scheme", type=names, default=SCHEMES, metavar="A[,B...]",
+                        help=f"concurrency designs (default: {','.join(SCHEMES)})")
+    parser.add_argument("--engine", default=ENGINES[0], type=one_of("engine", ENGINES), metavar="ENGINE",
+                        help="what executes the CPUs: native, each a process (the default)")
+    parser.add_argument("--repeats", type=positive(int), default=3 if workloads else 1, metavar="N",
+                        help="runs of each point; the median is reported (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random numbers (default: 1)")
+    parser.add_argument("--force-speculation", action="store_true",
+                        help="speculate even while one CPU alone runs the address space")
+    parser.add_argument("--no-zero", dest="zero", action="store_false",
+                        help="do not clear fresh pages, to measure faults alone")
+    parser.add_argument("--paranoid", action="store_true", help="check invariants while running")
+    parser.add_argument("--walk", default="irq", type=one_of("walk", ("irq", "rcu")), metavar="irq|rcu",
+                        help="what protects a speculative page-table walk (default: irq)")
+    parser.add_argument("--table-free", default="ipi", type=one_of("table-free", ("ipi", "rcu")),
+                        metavar="ipi|rcu", help="what the freeing of page tables waits for (default: ipi)")
+    parser.add_argument("--ipi", default="mailbox", type=one_of("ipi", ("mailbox", "signal")),
+                        metavar="mailbox|signal", help="how a shootdown reaches a CPU (default: mailbox)")
+    parser.add_argument("--start-method", default="fork", type=one_of("start-method", START_METHODS),
+                        metavar="fork|forkserver", help="how worker processes begin (default: fork)")
+    parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=None,
+                        help="pin CPUs to cores (default: if each gets one of its own)")
+    parser.add_argument("--json", metavar="FILE|-", help="write the results there as one JSON document")
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """CPU numbers: 1,2,4."""
+    try:
+        out = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 1,2,4") from None
+    if not all(1 <= n <= MAX_CPUS for n in out):
+        raise argparse.ArgumentTypeError(f"{text}: a machine has 1 to {MAX_CPUS} CPUs")
+    return tuple(dict.fromkeys(out))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names between commas, each once."""
+    out = tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+    if not all(out):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names such as a,b")
+    return out
+
+
+def words(text: str) -> tuple[str, ...]:
+    """A workload's arguments, split as a shell does."""
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
+def nbytes(text: str) -> int:
+    """Bytes, with an optional unit: 4096, 512K, 16M, 1GiB."""
+    match = re.fullmatch(r"(\d+)\s*([kmg]?)(?:i?b)?", text.strip().lower())
+    if match is None or int(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 16M")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A number greater than 0."""
+    def convert(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < 10**9:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0")
+        return value
+    return convert
+
+
+def one_of(what: str, choices: tuple[str, ...]) -> Callable[[str], str]:
+    """A name out of few; says which there are if it is none of them."""
+    def convert(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f"there is no {what} {text!r}; there is {', '.join(choices)}")
+        return text
+    return convert
+
+
+def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Ends with a usage error for what each option alone cannot see."""
+    for scheme in args.scheme:
+        if scheme not in SCHEMES:
+            parser.error(f"argument --scheme: there is no scheme {scheme!r}; there are {', '.join(SCHEMES)}")
+    if args.walk == "rcu" and args.table_free == "ipi":
+        parser.error("--walk rcu needs --table-free rcu: an RCU walker keeps interrupts on, so the interrupt "
+                     "that --table-free ipi relies on does not wait for it, and frees tables under its feet")
+    if args.json not in (None, "-"):
+        folder = Path(args.json).resolve().parent
+        if not folder.is_dir() or Path(args.json).is_dir():
+            parser.error(f"argument --json: cannot write {args.json}: {folder} is no directory to write to"
+                         if not folder.is_dir() else f"argument --json: {args.json} is a directory")
+
+
+def base_config(args: argparse.Namespace, **more: Any) -> Config:
+    """The Config of the options that every command has; more: the other fields."""
+    return Config(
+        engine=args.engine, repeats=args.repeats, seed=args.seed, force_speculation=args.force_speculation,
+        zero=args.zero, paranoid=args.paranoid, walk=args.walk, table_free=args.table_free, ipi=args.ipi,
+        start_method=args.start_method, pin=args.pin, **more,
+    )
+
+
+def points(args: argparse.Namespace) -> list[Config]:
+    """Every combination of workload, CPUs and scheme, the schemes next to each other."""
+    return [
+        base_config(args, scheme=scheme, workload=workload, workload_args=args.workload_args, cpus=cpus,
+                    seconds=args.seconds, size=args.size)
+        for workload in args.workload for cpus in args.cpus for scheme in args.scheme
+    ]

@@ -1,0 +1,189 @@
+"""A model of which pages are present: what the replay will find, known before it runs.
+
+It serves three ends: it says why a recorded fault did not happen again, how large a machine the replay needs, and
+whether fault-around suits the trace.  It knows mappings, pages and copy-on-write, but no tables, locks or time; the
+replay itself never asks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from shmm.cluster.intervals import Intervals
+
+READ, WRITE, EXEC = 1, 2, 4
+PAGE_SHIFT = 12
+TABLE_PAGES = 512
+
+# what the model says of an access
+FAULTS = "faults"
+DENIED = "no permission"
+UNMAPPED = "not mapped"
+AROUND = "mapped by fault-around"
+ELSEWHERE = "another thread had faulted it in"
+BEFORE = "the same thread had faulted it in: what took it away was not recorded"
+COPIED = "mapped by the copy at fork"
+
+# a page's state: bit 0 writable, bit 1 a private copy of its own, bits 2-3 how it came, the rest who faulted (+ 1)
+WRITABLE, OWN = 1, 2
+BY_FAULT, BY_AROUND, BY_FORK = 0, 4, 8
+HOW = 12
+WHO_SHIFT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """What is mapped: the value of a stretch of Intervals.  shift: page number - page of the file."""
+
+    prot: int
+    file: int = 0
+    shift: int = 0
+    shared: bool = False
+    copied: bool = True                     # by fork
+
+
+class Cache:
+    """The page cache: which pages of which file exist, and how much of each file is ever needed."""
+
+    def __init__(self, fault_around: int) -> None:
+        self.fault_around = fault_around
+        self.pages: dict[int, set[int]] = {}        # file -> its pages that exist
+        self.shmem: set[int] = set()
+
+    def frames(self) -> int:
+        """Frames that all files hold in the end."""
+        return sum(len(pages) for pages in self.pages.values())
+
+
+class Presence:
+    """One address space's mappings and pages."""
+
+    def __init__(self, cache: Cache, maps: Intervals[Mapping] | None = None) -> None:
+        self.cache = cache
+        self.maps: Intervals[Mapping] = maps if maps is not None else Intervals()
+        self.present: dict[int, int] = {}
+        self.own = 0                                # private pages
+        self.tables: set[int] = set()               # page / 512 of every page-table page ever needed
+
+    # ---- mappings ------------------------------------------------------------------------------------------
+
+    def map(self, start: int, end: int, mapping: Mapping) -> None:
+        self.zap(start, end)
+        self.maps.set(start, end, mapping)
+
+    def unmap(self, start: int, end: int) -> None:
+        self.zap(start, end)
+        self.maps.clear(start, end)
+
+    def zap(self, start: int, end: int) -> None:
+        """The pages of [start, end) are gone, whatever is mapped there."""
+        for page in self._pages(start, end):
+            self.own -= self.present.pop(page) >> 1 & 1
+
+    def protect(self, start: int, end: int, prot: int) -> None:
+        self.maps.update(start, end, lambda mapping: replace(mapping, prot=prot))
+        for page in self._pages(start, end):
+            state = self.present[page] & ~WRITABLE
+            exclusive = state & OWN and state & HOW != BY_FORK
+            self.present[page] = state | (WRITABLE if prot & WRITE and exclusive else 0)
+
+    def copying(self, start: int, end: int, copied: bool) -> None:
+        """madvise's DONTFORK and DOFORK."""
+        self.maps.update(start, end, lambda mapping: replace(mapping, copied=copied))
+
+    def _pages(self, start: int, end: int) -> Iterable[int]:
+        first, last = start >> PAGE_SHIFT, (end + 4095) >> PAGE_SHIFT
+        if last - first < len(self.present):
+            return [page for page in range(first, last) if page in self.present]
+        return [page for page in self.present if first <= page < last]
+
+    # ---- accesses ------------------------------------------------------------------------------------------
+
+    def access(self, address: int, kind: int, who: int) -> str:
+        """An access of CPU `who`: FAULTS, or why it does not."""
+        found = self.maps.find(address)
+        if found is None:
+            return UNMAPPED
+        start, end, mapping = found
+        needed = WRITE if kind == WRITE else kind
+        if not mapping.prot & needed and not (kind == READ and mapping.prot & (WRITE | EXEC)):
+            return DENIED
+        page = address >> PAGE_SHIFT
+        state = self.present.get(page)
+        if state is not None:
+            if kind != WRITE or state & WRITABLE:
+                return self._why_present(state, who)
+            private = 0 if mapping.shared else OWN
+            self.own += 1 if private & ~state else 0
+            self.present[page] = WRITABLE | private | (who + 1) << WHO_SHIFT
+            return FAULTS
+        self._populate(page, start >> PAGE_SHIFT, end >> PAGE_SHIFT, mapping, kind == WRITE, who)
+        return FAULTS
+
+    def _why_present(self, state: int, who: int) -> str:
+        if state & HOW == BY_AROUND:
+            return AROUND
+        if state & HOW == BY_FORK:
+            return COPIED
+        return BEFORE if state >> WHO_SHIFT == who + 1 else ELSEWHERE
+
+    def _populate(self, page: int, first: int, last: int, mapping: Mapping, write: bool, who: int) -> None:
+        mark = (who + 1) << WHO_SHIFT
+        self.tables.add(page // TABLE_PAGES)
+        if not mapping.file:
+            self.present[page] = mark | (WRITABLE | OWN if write else 0)
+            self.own += write
+            return
+        cached = self.cache.pages.setdefault(mapping.file, set())
+        cached.add(page - mapping.shift)
+        if write and not mapping.shared:
+            self.present[page] = mark | WRITABLE | OWN
+            self.own += 1
+        elif write or (mapping.file in self.cache.shmem and mapping.prot & WRITE):
+            self.present[page] = mark | WRITABLE
+        else:
+            self.present[page] = mark
+        if not write and self.cache.fault_around > 1:
+            self._fault_around(page, first, last, mapping, cached)
+
+    def _fault_around(self, page: int, first: int, last: int, mapping: Mapping, cached: set[int]) -> None:
+        n = self.cache.fault_around
+        low = max(page // n * n, first)
+        high = min(page // n * n + n, last)
+        only_cached = mapping.file in self.cache.shmem
+        for near in range(low, high):
+            at = near - mapping.shift
+            if near in self.present or (only_cached and at not in cached):
+                continue
+            cached.add(at)
+            self.present[near] = BY_AROUND
+
+    # ---- fork ----------------------------------------------------------------------------------------------
+
+    def fork(self) -> Presence:
+        """The child's presence.  Only mappings that have private pages are copied, and lose their write permission."""
+        child = Presence(self.cache, Intervals())
+        pages = sorted(self.present)
+        at = 0
+        for start, end, mapping in self.maps:
+            if not mapping.copied:
+                continue
+            child.maps.set(start, end, mapping)
+            while at < len(pages) and pages[at] < start >> PAGE_SHIFT:
+                at += 1
+            begin = at
+            while at < len(pages) and pages[at] < end >> PAGE_SHIFT:
+                at += 1
+            if not mapping.shared:
+                self._share(child, pages[begin:at])
+        child.tables = {page // TABLE_PAGES for page in child.present}
+        return child
+
+    def _share(self, child: Presence, pages: list[int]) -> None:
+        if not any(self.present[page] & OWN for page in pages):
+            return
+        for page in pages:
+            state = self.present[page]
+            child.present[page] = state & ~(WRITABLE | HOW) | BY_FORK
+            child.own += state >> 1 & 1             # counted twice: either may have to copy it
+            self.present[page] = state & ~(WRITABLE | HOW) | (BY_FORK if state & OWN else state & HOW)

@@ -1,0 +1,79 @@
+"""What a run shows while it works, on stderr: a live line on a terminal, a plain line per point elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from shmm.cluster.config import Config
+from shmm.cluster.table import quantity
+
+SETUP_SECONDS = 1.0             # of a point, for the estimate of the remaining time
+
+
+class View:
+    """Progress of a list of points."""
+
+    def __init__(self, points: list[Config]) -> None:
+        self.points = points
+        self.console = Console(stderr=True, highlight=False)
+        self.live: Progress | None = None
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            # refreshed by hand: a thread of its own could be forked in the middle of anything
+            self.live = Progress(
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(), console=self.console, auto_refresh=False, transient=True,
+                redirect_stdout=False, redirect_stderr=False,
+            )
+            self.task = self.live.add_task("", total=sum(map(cost, points)), rate="")
+        self.done = 0.0
+        self.point = points[0] if points else Config()
+
+    def __enter__(self) -> Self:
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
+    ) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def begin(self, number: int) -> None:
+        """The point of this number starts."""
+        self.point = self.points[number]
+        self.done = sum(map(cost, self.points[:number]))
+        if self.live is None:
+            place = f"[{number + 1}/{len(self.points)}]"
+            self.console.print(f"{place} {title(self.point)} ...", markup=False, soft_wrap=True)
+        else:
+            self._refresh(0.0, f"{title(self.point)}, starting", "")
+
+    def update(self, run: int, seconds: float, ops: int) -> None:
+        """The point's run-th repeat has taken so many seconds (launch.Progress)."""
+        if self.live is None or seconds <= 0:
+            return
+        repeat = f", {run} of {self.point.repeats}" if self.point.repeats > 1 else ""
+        spent = SETUP_SECONDS + (run - 1) * self.point.seconds + seconds
+        self._refresh(spent, title(self.point) + repeat, f"{quantity(ops / seconds)} ops/s")
+
+    def _refresh(self, spent: float, description: str, rate: str) -> None:
+        assert self.live is not None
+        done = self.done + min(spent, cost(self.point))
+        self.live.update(self.task, completed=done, description=description, rate=rate)
+        self.live.refresh()
+
+
+def title(point: Config) -> str:
+    """A point's name."""
+    args = "".join(f" {word}" for word in point.workload_args)
+    return f"{point.workload}{args}, {point.scheme}, {point.cpus} CPU{'s' if point.cpus > 1 else ''}"
+
+
+def cost(point: Config) -> float:
+    """Seconds that a point will take, roughly."""
+    return SETUP_SECONDS + point.repeats * point.seconds

@@ -1,0 +1,92 @@
+"""A session: points measured one after the other; Ctrl-C or an error ends it with what there is so far."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from shmm.cluster import results, table
+from shmm.cluster.config import Config
+from shmm.cluster.crew import ClusterError, Interrupted
+from shmm.cluster.launch import Progress, run_point
+from shmm.cluster.progress import View
+from shmm.segment import SegmentError
+
+OK, VIOLATION, USAGE, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 130
+
+Measure = Callable[[Config, Callable[[], bool], Progress], dict[str, Any]]
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Turns Ctrl-C and SIGTERM into the answer of a function, so that neither comes at a bad moment."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def measure_named(config: Config, interrupted: Callable[[], bool], progress: Progress) -> dict[str, Any]:
+    """Measures a point whose workload has a name."""
+    return run_point(config, interrupted=interrupted, progress=progress)
+
+
+def measure_all(
+    points: Sequence[Config], json_to: str | None, *, measure: Measure = measure_named,
+) -> int:
+    """Measures the points, prints the table, writes the JSON (a path, or - for stdout) and returns the exit
+    status."""
+    runs: list[dict[str, Any]] = []
+    error: str | None = None
+    status = OK
+    with interruptible() as interrupted:
+        try:
+            with View(list(points)) as view:
+                for number, point in enumerate(points):
+                    view.begin(number)
+                    runs.append(measure(point, interrupted, view.update))
+        except Interrupted as stopped:
+            runs += [stopped.result] if stopped.result else []
+            status = INTERRUPTED
+        except ClusterError as failed:
+            error, status = str(failed), VIOLATION
+        except SegmentError as failed:
+            error, status = f"{failed}; --size and --cpus decide how much is needed", ENVIRONMENT
+        except OSError as failed:
+            error, status = f"this machine cannot run it: {failed}; see `shmm doctor`", ENVIRONMENT
+        finished = results.document(
+            runs, points[0].seed if points else 0, error=error, interrupted=status == INTERRUPTED,
+        )
+        report(finished, json_to)
+    if status == OK and any(run["violations"] or run["frames_leaked"] for run in runs):
+        status = VIOLATION
+    return status
+
+
+def report(document: dict[str, Any], json_to: str | None) -> None:
+    """Prints tables on stdout, or on stderr if the JSON goes to stdout; then the error, if any, on stderr."""
+    table.show(document, table.console(stderr=json_to == "-"))
+    if json_to == "-":
+        json.dump(document, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    elif json_to is not None:
+        try:
+            results.write(document, Path(json_to))
+        except OSError as failed:
+            print(f"shmm: cannot write {json_to}: {failed.strerror}", file=sys.stderr)
+    if "error" in document:
+        print(f"shmm: {document['error']}", file=sys.stderr)

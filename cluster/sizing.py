@@ -1,0 +1,82 @@
+"""How much memory a workload's tasks get, and the job that follows from it.
+
+The originals map 128 MiB per task, which for 64 tasks would be 8 GiB.  Without --size a task gets what it has
+in the original as long as all tasks together stay within a budget of frames, and less when they do not: whole
+2 MiB, so that no two tasks' slices share a page-table page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import ModuleType
+
+from shmm.cluster import workloads
+from shmm.cluster.config import Config, Job
+from shmm.cluster.workloads import PAGE, Task, WorkloadError
+from shmm.segment import FRAMES_PER_CPU
+
+BUDGET = 1 << 30            # bytes of frames, all tasks together
+TABLE = 512                 # pages that one page-table page maps
+
+
+def frame_budget(cpus: int) -> int:
+    """Frames for the tasks' data: BUDGET, or less where memory or /dev/shm is small."""
+    room = os.statvfs("/dev/shm")
+    free = min(room.f_bavail * room.f_frsize, memory_available() // 2)
+    spare = free * 9 // 10 - (cpus * (FRAMES_PER_CPU + 32) + 2048) * (PAGE + 128)
+    return max(0, min(BUDGET, spare)) // PAGE
+
+
+def memory_available() -> int:
+    """Bytes that the host can give without swapping."""
+    with open("/proc/meminfo") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 1 << 62
+
+
+def pages_per_task(cpus: int, original: int, frames: Callable[[int, int], int], budget: int) -> int:
+    """Pages that each of cpus tasks maps so that frames(cpus, pages) stays within budget, if it can."""
+    pages = original // PAGE
+    if pages <= TABLE or frames(cpus, pages) <= budget:
+        return pages
+    low, high = 1, pages // TABLE           # in page-table pages; one always
+    while low < high:
+        middle = (low + high + 1) // 2
+        if frames(cpus, middle * TABLE) <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return low * TABLE
+
+
+def _frames(workload: ModuleType) -> Callable[[int, int], int]:
+    return getattr(workload, "frames", lambda cpus, pages: cpus * pages)
+
+
+def job_for(config: Config) -> Job:
+    """The job of a named workload.  Raises WorkloadError for a workload, size or arguments that cannot be."""
+    workload = workloads.load(config.workload)
+    original = getattr(workload, "memsize", workloads.MEMSIZE)
+    frames = _frames(workload)
+    if config.size is None:
+        pages = pages_per_task(config.cpus, original, frames, frame_budget(config.cpus))
+    else:
+        pages = config.size // PAGE
+        if pages < 1 or config.size % PAGE:
+            raise WorkloadError(f"--size {config.size}: must be a multiple of {PAGE} bytes")
+    file_pages = workload.files(config.cpus, pages) if hasattr(workload, "files") else []
+    numbers = tuple(range(1, len(file_pages) + 1))
+    programs = [
+        workload.build(Task(cpu, config.cpus, pages, numbers, config.workload_args)).array()
+        for cpu in range(config.cpus)
+    ]
+    vmas = getattr(workload, "vmas", lambda cpus, _: 4 * cpus)
+    return Job(
+        name=config.workload, programs=programs,
+        frames=frames(config.cpus, pages) - sum(file_pages) + 64 * config.cpus,
+        files=[(n, False) for n in file_pages], vmas=vmas(config.cpus, pages) + 64,
+        finite=getattr(workload, "finite", False),
+        bytes_per_cpu=pages * PAGE, original_bytes=original,
+    )

@@ -1,0 +1,70 @@
+"""The door to shared memory, as the rooms see it.  Everything is explained in arch.h."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+ctypedef uint8_t u8
+ctypedef uint32_t u32
+ctypedef uint64_t u64
+ctypedef int32_t i32
+ctypedef int64_t i64
+
+cdef extern from "arch.h" nogil:
+    ctypedef struct a32:
+        pass
+    ctypedef struct a64:
+        pass
+    ctypedef struct p32:
+        pass
+    ctypedef struct p64:
+        pass
+
+    u32 get32(const p32*) noexcept
+    u64 get64(const p64*) noexcept
+    void put32(p32*, u32) noexcept
+    void put64(p64*, u64) noexcept
+
+    u32 ld32_relaxed(const a32*) noexcept
+    u64 ld64_relaxed(const a64*) noexcept
+    u32 ld32_acquire(const a32*) noexcept
+    u64 ld64_acquire(const a64*) noexcept
+    void st32_relaxed(a32*, u32) noexcept
+    void st64_relaxed(a64*, u64) noexcept
+    void st32_release(a32*, u32) noexcept
+    void st64_release(a64*, u64) noexcept
+    void st32_mb(a32*, u32) noexcept
+    void st64_mb(a64*, u64) noexcept
+
+    u32 xchg32(a32*, u32) noexcept
+    u64 xchg64(a64*, u64) noexcept
+    u32 cmpxchg32(a32*, u32 old, u32 new) noexcept
+    u64 cmpxchg64(a64*, u64 old, u64 new) noexcept
+    u32 cmpxchg32_acquire(a32*, u32 old, u32 new) noexcept
+    u64 cmpxchg64_acquire(a64*, u64 old, u64 new) noexcept
+    u32 cmpxchg32_release(a32*, u32 old, u32 new) noexcept
+    u64 cmpxchg64_release(a64*, u64 old, u64 new) noexcept
+    u32 fetch_add32_relaxed(a32*, u32) noexcept
+    u64 fetch_add64_relaxed(a64*, u64) noexcept
+    u64 fetch_add64_acquire(a64*, u64) noexcept
+    u64 fetch_add64_release(a64*, u64) noexcept
+    u32 fetch_add32(a32*, u32) noexcept
+    u64 fetch_add64(a64*, u64) noexcept
+    u64 fetch_or64(a64*, u64) noexcept
+    u64 fetch_and64(a64*, u64) noexcept
+
+    void smp_mb() noexcept
+    void smp_rmb() noexcept
+    void smp_wmb() noexcept
+    void barrier() noexcept
+
+    void clear_page(void*, size_t) noexcept
+    void copy_page(void* to, const void*, size_t) noexcept
+    u8 ld_user(const u8*) noexcept
+    void st_user(u8*, u8) noexcept
+
+    void cpu_relax(u32 turn) noexcept
+    void yield_core() noexcept
+    bint core_is_due() noexcept
+    void futex_wait(a32*, u32 value, u64 timeout_ns) noexcept
+    void futex_wake(a32*, u32 how_many) noexcept
+    void ring_doorbell(u32 host_pid) noexcept
+    u64 now_ns() noexcept

@@ -1,0 +1,266 @@
+"""The interpreter: executes a CPU's program (program.h), without Python, until it ends, fails or is stopped.
+
+Every record is executed the same way on every engine.  The stop word is polled at each jump, in every wait, and every
+64 accesses of a long TOUCH, which are also the places where a time-shared CPU offers its core: between instructions,
+interrupts on, no lock held (native.h says why that matters)."""
+
+from libc.errno cimport EINVAL
+
+from shmm.arch.arch cimport (
+    a32, core_is_due, fetch_add32, futex_wait, futex_wake, get64, i64, ld32_acquire, ld32_relaxed,
+    ld64_acquire, put64, st32_relaxed, st32_release, st64_mb, st64_relaxed, u8, u32, u64, yield_core,
+)
+from shmm.layout cimport (
+    SHMM_C_ops, SHMM_C_unexpected, SHMM_OP_BARRIER, SHMM_OP_BRK, SHMM_OP_DJNZ, SHMM_OP_END, SHMM_OP_EXEC, SHMM_OP_EXIT,
+    SHMM_OP_FETCH, SHMM_OP_FORK, SHMM_OP_JMP, SHMM_OP_LEA, SHMM_OP_LOAD, SHMM_OP_MADVISE, SHMM_OP_MM, SHMM_OP_MMAP,
+    SHMM_OP_MPROTECT, SHMM_OP_MUNMAP, SHMM_OP_NEXT, SHMM_OP_NOP, SHMM_OP_OPS, SHMM_OP_RAND, SHMM_OP_STORE,
+    SHMM_OP_TOUCH, SHMM_OP_TURN, SHMM_OPF_COUNT, SHMM_OPF_EXPECT, SHMM_OPF_MAY_FAIL, SHMM_OPF_WRITE, SHMM_REGS,
+    SHMM_STOPPED, shmm_insn_t, vcpu_t,
+)
+from shmm.exec.syscall cimport (
+    has_mm, sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_munmap,
+)
+from shmm.exec.user cimport user_load, user_store
+from shmm.mm.call_rcu cimport rcu_poll
+from shmm.mm.irq cimport kernel_enter, kernel_exit, sleep_begin, sleep_end
+from shmm.mm.vmstat cimport count_vm_events
+from shmm.mm.walk cimport FAULT_INSTRUCTION
+
+cdef enum:
+    RUN_DONE = 0
+    RUN_STOPPED = 1
+    RUN_FAILED = -1
+    WAIT_NS = 20000000          # the longest sleep between two looks at the stop word
+
+# The private state of one execution.
+cdef struct run_t:
+    u64 reg[16]
+    u64 pc
+    u32 countdown               # accesses until the next look at the stop word
+
+
+cdef inline bint stopped(vcpu_t *c) noexcept nogil:
+    return ld32_relaxed(&c.g.stop) != 0
+
+
+cdef inline void offer_core(vcpu_t *c) noexcept nogil:
+    """At an instruction boundary: if this CPU has had its share of a shared core, let another run."""
+    cdef u64 mode
+    if core_is_due():
+        mode = sleep_begin(c)
+        yield_core()
+        sleep_end(c, mode)
+
+
+cdef inline bint breathe(vcpu_t *c, run_t *r) noexcept nogil:
+    """Every 64th time: deferred work, the core, the stop word.  True: stop."""
+    r.countdown -= 1
+    if r.countdown:
+        return False
+    r.countdown = 64
+    kernel_enter(c)
+    rcu_poll(c)
+    kernel_exit(c)
+    offer_core(c)
+    return stopped(c)
+
+
+cdef inline i64 sleep_while(vcpu_t *c, a32 *word, u32 value) noexcept nogil:
+    """Sleeps while *word == value.  0, or -SHMM_STOPPED."""
+    cdef u64 mode
+    while ld32_acquire(word) == value:
+        if stopped(c):
+            return -SHMM_STOPPED
+        mode = sleep_begin(c)
+        futex_wait(word, value, WAIT_NS)
+        sleep_end(c, mode)
+    return 0
+
+
+cdef inline i64 op_barrier(vcpu_t *c) noexcept nogil:
+    cdef u32 gen = ld32_acquire(&c.g.barrier_gen)
+    if fetch_add32(&c.g.barrier_count, 1) + 1 == ld32_relaxed(&c.g.barrier_parties):
+        st32_relaxed(&c.g.barrier_count, 0)
+        st32_release(&c.g.barrier_gen, gen + 1)     # pairs with the acquire in sleep_while
+        futex_wake(&c.g.barrier_gen, 0x7fffffff)
+        return 0
+    return sleep_while(c, &c.g.barrier_gen, gen)
+
+
+cdef inline i64 op_turn(vcpu_t *c, u64 ticket) noexcept nogil:
+    """Waits until it is this event's turn.  The word is read after the sleeper's flag, so a wake is never lost."""
+    cdef u32 seen
+    cdef i64 err
+    while True:
+        seen = ld32_acquire(&c.me.turn_wake)
+        if ld64_acquire(&c.g.turn) == ticket:
+            return 0
+        err = sleep_while(c, &c.me.turn_wake, seen)
+        if err:
+            return err
+
+
+cdef inline void op_next(vcpu_t *c, u64 ticket, u32 cpu) noexcept nogil:
+    st64_mb(&c.g.turn, ticket)          # before the poke: who is woken finds its turn
+    if cpu != c.id and cpu < c.g.ncpu:
+        fetch_add32(&c.cpus[cpu].turn_wake, 1)
+        futex_wake(&c.cpus[cpu].turn_wake, 1)
+
+
+cdef inline u64 next_random(vcpu_t *c) noexcept nogil:
+    """xorshift64*: the CPU's own stream, seeded by the launcher."""
+    cdef u64 x = get64(&c.me.rng)
+    if x == 0:
+        x = 0x9e3779b97f4a7c15ULL + c.id
+    x ^= x >> 12
+    x ^= x << 25
+    x ^= x >> 27
+    put64(&c.me.rng, x)
+    return x * 0x2545f4914f6cdd1dULL >> 33
+
+
+cdef inline i64 op_touch(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 addr, u64 stride) noexcept nogil:
+    """count accesses; the faults they took, or the failure of the first that failed."""
+    cdef u64 n
+    cdef i64 total = 0
+    cdef i64 faults
+    cdef u8 byte
+    for n in range(i.count):
+        faults = user_store(c, addr, <u8> i.value) if i.opf & SHMM_OPF_WRITE else user_load(c, addr, 0, &byte)
+        if faults < 0:
+            return faults
+        total += faults
+        addr += stride
+        if i.opf & SHMM_OPF_COUNT:
+            count_vm_events(c, SHMM_C_ops, 1)
+        if breathe(c, r):
+            return -SHMM_STOPPED
+    return total
+
+
+cdef inline i64 execute_access(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 addr, u64 length) noexcept nogil:
+    cdef u8 byte = 0
+    cdef i64 ret
+    if not has_mm(c):
+        return -EINVAL
+    if i.op == SHMM_OP_TOUCH:
+        return op_touch(c, r, i, addr, length)
+    if i.op == SHMM_OP_STORE:
+        return user_store(c, addr, <u8> i.value)
+    ret = user_load(c, addr, FAULT_INSTRUCTION if i.op == SHMM_OP_FETCH else 0, &byte)
+    if ret >= 0 and i.op == SHMM_OP_LOAD:
+        r.reg[i.dst] = byte
+    return ret
+
+
+cdef inline i64 execute_mm(vcpu_t *c, const shmm_insn_t *i) noexcept nogil:
+    """Operations on whole address spaces."""
+    if i.op == SHMM_OP_MM:
+        return sys_join(c, <u32> i.value)
+    if i.op == SHMM_OP_EXEC:
+        return sys_exec(c, <u32> i.value, i.addr, i.aux)
+    if i.op == SHMM_OP_FORK:
+        return sys_fork(c, <u32> i.value)
+    return sys_exit(c)
+
+
+cdef inline i64 execute_syscall(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 addr, u64 length) noexcept nogil:
+    cdef i64 ret
+    if not has_mm(c):
+        return -EINVAL
+    if i.op == SHMM_OP_MMAP:
+        ret = sys_mmap(c, addr, length, i.prot, i.flags, <u32> i.value, i.aux)
+        r.reg[i.dst] = <u64> ret
+        return ret
+    if i.op == SHMM_OP_MUNMAP:
+        return sys_munmap(c, addr, length)
+    if i.op == SHMM_OP_MPROTECT:
+        return sys_mprotect(c, addr, length, i.prot)
+    if i.op == SHMM_OP_MADVISE:
+        return sys_madvise(c, addr, length, <u32> i.value)
+    ret = sys_brk(c, addr)
+    r.reg[i.dst] = <u64> ret
+    return ret
+
+
+cdef inline i64 execute_control(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 addr) noexcept nogil:
+    """Registers, jumps and meetings; what is not a jump falls through to the next record."""
+    if i.op == SHMM_OP_LEA:
+        r.reg[i.dst] = r.reg[i.base] * i.count + r.reg[i.len_reg] + <u64> i.value
+    elif i.op == SHMM_OP_RAND:
+        r.reg[i.dst] = <u64> i.value + i.aux * (next_random(c) % i.count if i.count else 0)
+    elif i.op == SHMM_OP_OPS:
+        count_vm_events(c, SHMM_C_ops, i.count)
+    elif i.op == SHMM_OP_BARRIER:
+        return op_barrier(c)
+    elif i.op == SHMM_OP_TURN:
+        return op_turn(c, <u64> i.value)
+    elif i.op == SHMM_OP_NEXT:
+        op_next(c, <u64> i.value, <u32> i.count)
+    elif i.op == SHMM_OP_JMP or i.op == SHMM_OP_DJNZ:
+        if i.op == SHMM_OP_DJNZ:
+            r.reg[i.dst] -= 1
+            if r.reg[i.dst] == 0:
+                return 0
+        r.pc = <u64> i.value - 1
+        return -SHMM_STOPPED if breathe(c, r) or stopped(c) else 0
+    elif i.op != SHMM_OP_NOP:
+        return -EINVAL
+    return 0
+
+
+cdef inline i64 execute(vcpu_t *c, run_t *r, const shmm_insn_t *i) noexcept nogil:
+    """One record: its result."""
+    cdef u64 addr = i.addr + r.reg[i.base]
+    cdef u64 length = i.len + r.reg[i.len_reg]
+    st32_relaxed(&c.me.doing, i.op)
+    st64_relaxed(&c.me.doing_addr, addr)
+    if i.op >= SHMM_OP_LOAD and i.op <= SHMM_OP_TOUCH:
+        return execute_access(c, r, i, addr, length)
+    if i.op >= SHMM_OP_MMAP and i.op <= SHMM_OP_BRK:
+        return execute_syscall(c, r, i, addr, length)
+    if i.op >= SHMM_OP_MM and i.op <= SHMM_OP_EXIT:
+        return execute_mm(c, i)
+    return execute_control(c, r, i, addr)
+
+
+cdef inline bint as_expected(vcpu_t *c, u64 pc, const shmm_insn_t *i, i64 result) noexcept nogil:
+    """Compares; remembers the first surprise for the launcher."""
+    if result == i.expect if i.opf & SHMM_OPF_EXPECT else (result >= 0 or i.opf & SHMM_OPF_MAY_FAIL != 0):
+        return True
+    if ld64_acquire(&c.me.failed_pc) == 0:
+        st64_relaxed(&c.me.failed_result, <u64> result)
+        st64_relaxed(&c.me.failed_expect, <u64> i.expect)
+        st64_relaxed(&c.me.failed_pc, pc + 1)
+    count_vm_events(c, SHMM_C_unexpected, 1)
+    return False
+
+
+cdef inline i64 run_program(vcpu_t *c, u64 first, u64 n, u32 task, u32 tasks) noexcept nogil:
+    """RUN_DONE, RUN_STOPPED or RUN_FAILED (cpu_t.failed_pc says where)."""
+    cdef const shmm_insn_t *i
+    cdef run_t r
+    cdef u64 pc
+    cdef i64 result
+    for pc in range(SHMM_REGS):
+        r.reg[pc] = 0
+    r.reg[14] = task
+    r.reg[15] = tasks
+    r.pc = 0
+    r.countdown = 64
+    while r.pc < n and c.program[first + r.pc].op != SHMM_OP_END:
+        pc = r.pc
+        i = &c.program[first + pc]
+        result = execute(c, &r, i)
+        r.reg[0] = 0
+        if result == -SHMM_STOPPED:
+            return RUN_STOPPED
+        st64_relaxed(&c.result[first + pc], <u64> result)
+        if i.op == SHMM_OP_LOAD and result >= 0 and i.opf & SHMM_OPF_EXPECT:
+            result = <i64> r.reg[i.dst]         # what is expected of a load is the byte
+        if not as_expected(c, pc, i, result):
+            return RUN_FAILED
+        if i.opf & SHMM_OPF_COUNT and i.op != SHMM_OP_TOUCH:
+            count_vm_events(c, SHMM_C_ops, 1)
+        r.pc += 1
+    return RUN_DONE

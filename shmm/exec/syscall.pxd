@@ -1,0 +1,100 @@
+"""System calls: kernel entry and exit around the operations of mm/, one function per call.
+
+Results are the kernel's: an address or 0, or a negative errno.  Every call is counted, and polls RCU on its way out."""
+
+from shmm.arch.arch cimport i64, ld32_relaxed, u8, u32, u64
+from shmm.layout cimport (
+    SHMM_C_brk, SHMM_C_fork, SHMM_C_madvise, SHMM_C_mmap, SHMM_C_mprotect, SHMM_C_munmap, SHMM_C_syscalls,
+    SHMM_PAGE_SIZE, vcpu_t,
+)
+from shmm.exec.user cimport user_load, user_store
+from shmm.mm.brk cimport vm_brk
+from shmm.mm.call_rcu cimport rcu_poll
+from shmm.mm.fork cimport mm_fork
+from shmm.mm.irq cimport kernel_enter, kernel_exit
+from shmm.mm.madvise cimport vm_madvise
+from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave
+from shmm.mm.mmap cimport MAP_LOCKED, MAP_POPULATE, PROT_READ, PROT_WRITE, vm_mmap
+from shmm.mm.mprotect cimport vm_mprotect
+from shmm.mm.munmap cimport page_align, vm_munmap
+from shmm.mm.vmstat cimport count_vm_event
+
+
+cdef inline void syscall_enter(vcpu_t *c, u32 counter) noexcept nogil:
+    count_vm_event(c, SHMM_C_syscalls)
+    count_vm_event(c, counter)
+    kernel_enter(c)
+
+
+cdef inline i64 syscall_exit(vcpu_t *c, i64 ret) noexcept nogil:
+    rcu_poll(c)
+    kernel_exit(c)
+    return ret
+
+
+cdef inline bint has_mm(vcpu_t *c) noexcept nogil:
+    return ld32_relaxed(&c.me.mm) != 0
+
+
+cdef inline void mm_populate(vcpu_t *c, u64 addr, u64 length, u32 prot) noexcept nogil:
+    """MAP_POPULATE and MAP_LOCKED: faults the pages in, ignoring failures, as the kernel does."""
+    cdef u64 end = addr + page_align(length)
+    cdef u8 byte
+    while addr < end and prot & (PROT_READ | PROT_WRITE):
+        # a write fault where that is allowed; storing what was loaded leaves contents alone
+        if user_load(c, addr, 0, &byte) < 0:
+            return
+        if prot & PROT_WRITE:
+            user_store(c, addr, byte)
+        addr += SHMM_PAGE_SIZE
+
+
+cdef inline i64 sys_mmap(vcpu_t *c, u64 addr, u64 length, u32 prot, u32 flags, u32 file, u64 offset) noexcept nogil:
+    cdef i64 ret
+    syscall_enter(c, SHMM_C_mmap)
+    ret = syscall_exit(c, vm_mmap(c, current_mm(c), addr, length, prot, flags, file, offset))
+    if ret >= 0 and flags & (MAP_POPULATE | MAP_LOCKED):
+        mm_populate(c, <u64> ret, length, prot)
+    return ret
+
+
+cdef inline i64 sys_munmap(vcpu_t *c, u64 addr, u64 length) noexcept nogil:
+    syscall_enter(c, SHMM_C_munmap)
+    return syscall_exit(c, vm_munmap(c, current_mm(c), addr, length))
+
+
+cdef inline i64 sys_mprotect(vcpu_t *c, u64 addr, u64 length, u32 prot) noexcept nogil:
+    syscall_enter(c, SHMM_C_mprotect)
+    return syscall_exit(c, vm_mprotect(c, current_mm(c), addr, length, prot))
+
+
+cdef inline i64 sys_madvise(vcpu_t *c, u64 addr, u64 length, u32 advice) noexcept nogil:
+    syscall_enter(c, SHMM_C_madvise)
+    return syscall_exit(c, vm_madvise(c, current_mm(c), addr, length, advice))
+
+
+cdef inline i64 sys_brk(vcpu_t *c, u64 brk) noexcept nogil:
+    syscall_enter(c, SHMM_C_brk)
+    return syscall_exit(c, vm_brk(c, current_mm(c), brk))
+
+
+cdef inline i64 sys_fork(vcpu_t *c, u32 slot) noexcept nogil:
+    syscall_enter(c, SHMM_C_fork)
+    return syscall_exit(c, mm_fork(c, slot))
+
+
+cdef inline i64 sys_exec(vcpu_t *c, u32 slot, u64 mmap_base, u64 brk) noexcept nogil:
+    kernel_enter(c)
+    return syscall_exit(c, mm_exec(c, slot, mmap_base, brk))
+
+
+cdef inline i64 sys_join(vcpu_t *c, u32 slot) noexcept nogil:
+    """Becomes a thread of the address space in slot (the memory half of clone with CLONE_VM)."""
+    kernel_enter(c)
+    return syscall_exit(c, mm_join(c, slot))
+
+
+cdef inline i64 sys_exit(vcpu_t *c) noexcept nogil:
+    kernel_enter(c)
+    mm_leave(c)
+    return syscall_exit(c, 0)

@@ -1,0 +1,446 @@
+/* What lies in shared memory: this file alone defines it.
+ *
+ *     +-----------+ 0            seg_t: magic, ABI hash, geometry, policies, run control, zone, LRU, RCU
+ *     | seg_t     |
+ *     +-----------+ cpu_off      cpu_t[ncpu]     one per emulated CPU: state word, mailbox, TLB, counters
+ *     | cpus      |
+ *     +-----------+ mm_off       mm_t[nmm]       address spaces: mmap_lock, mmap_seq, tree root, pgd
+ *     | mms       |
+ *     +-----------+ vma_off      vma_t[nvma]     type-stable: a slot never becomes anything but a VMA
+ *     | vmas      |
+ *     +-----------+ anon_off     anon_vma_t[nanon]
+ *     | anon_vmas |
+ *     +-----------+ file_off     file_t[nfile]   the page cache's files, and
+ *     | files     | cache_off    a32[ncache]     its slots: the frame of each file page, or 0
+ *     +-----------+ frame_off    frame_t[nframe] what the kernel keeps in struct page
+ *     | frames    |
+ *     +-----------+ program_off  shmm_insn_t[ninsn]: the CPUs' programs (program.h), and
+ *     | programs  | result_off   a64[ninsn]: what each record resulted in when it last ran
+ *     +-----------+ memory_off   the frames' contents, 4 KiB each; page tables live here too
+ *     | memory    |
+ *     +-----------+ size
+ *
+ * Everything refers to everything by index, never by pointer: 0 is "none" for every kind of index, so slot 0
+ * of each array is never used (frame 0 is the zero page, which is mapped but never allocated).
+ * A group of fields has one writer or one lock, said above it, and its own cache lines.
+ *
+ * Invariants.  Each is a function in mm/invariants.pxd; they hold whenever no CPU is inside an operation.
+ *   I1  VMAs of one mm do not overlap, the list and the tree hold the same VMAs in address order, the tree is
+ *       a red-black tree (equal black heights, no red child of a red node) and each subtree gap is the largest
+ *       gap below its node.
+ *   I2  A present PTE maps a frame that is in use, inside a VMA of its mm that allows what the PTE allows, and
+ *       a frame's reference count is the number of PTEs and page-cache slots that hold it.
+ *   I3  A TLB entry that a CPU uses translates to a frame that has not been freed since the entry was filled:
+ *       no translation outlives the munmap that returned.  (Checked at the use, under --paranoid.)
+ *   I4  Frames are conserved: in use + free = all; what is in use is a page, a page table or page cache, and
+ *       after the last exit nothing is in use that was not before.
+ *   I5  Counters add up: speculative attempts = successes + aborts, aborts = the sum of the named aborts,
+ *       frames allocated - freed = frames in use.
+ *   I6  mmap_seq is even and every lock is free when no operation is running; interrupts are on everywhere.
+ */
+#ifndef SHMM_LAYOUT_H
+#define SHMM_LAYOUT_H
+
+#include "arch.h"
+#include "program.h"
+
+#define SHMM_MAGIC        0x314d4d4853ull          /* "SHMM1" */
+#define SHMM_VERSION      1u
+
+/* ---- the emulated machine: x86-64 with 4-level tables -------------------------------------------------
+ *
+ *   47     39 38     30 29     21 20     12 11       0
+ *   +--------+---------+---------+---------+----------+
+ *   |  pgd   |   pud   |   pmd   |   pte   |  offset  |
+ *   +--------+---------+---------+---------+----------+
+ */
+#define SHMM_PAGE_SHIFT   12
+#define SHMM_PAGE_SIZE    (1ull << SHMM_PAGE_SHIFT)
+#define SHMM_PMD_SHIFT    21
+#define SHMM_PTRS_PER     512u
+#define SHMM_TASK_SIZE    0x7ffffffff000ull        /* first address a program cannot have */
+#define SHMM_MMAP_BASE    0x7ffff7fff000ull        /* top-down search starts here, unless the mm says otherwise */
+#define SHMM_MMAP_MIN     0x10000ull               /* vm.mmap_min_addr */
+#define SHMM_BRK_BASE     0x555555559000ull
+
+#define SHMM_PTE_PRESENT  0x001ull
+#define SHMM_PTE_WRITE    0x002ull
+#define SHMM_PTE_USER     0x004ull
+#define SHMM_PTE_ACCESSED 0x020ull
+#define SHMM_PTE_DIRTY    0x040ull
+#define SHMM_PTE_PROTNONE 0x100ull                 /* mapped, but no access: the MMU sees not-present */
+#define SHMM_PTE_SPECIAL  0x200ull                 /* no reference is held on the frame: the zero page */
+#define SHMM_PTE_NX       0x8000000000000000ull
+#define SHMM_PTE_PFN      0x000ffffffffff000ull
+
+/* ---- limits --------------------------------------------------------------------------------------------*/
+#define SHMM_MAX_CPU      1024u
+#define SHMM_MAX_MM       64u
+#define SHMM_MAX_MAP_COUNT 65530u                  /* vm.max_map_count */
+#define SHMM_TLB_L1_SETS  16u
+#define SHMM_TLB_L1_WAYS  4u
+#define SHMM_TLB_L2_SETS  128u
+#define SHMM_TLB_L2_WAYS  4u
+#define SHMM_ASIDS        6u                       /* address spaces a TLB remembers, as x86 Linux */
+#define SHMM_PCP_BATCH    63u                      /* frames moved between a CPU's list and the zone at once */
+#define SHMM_PCP_HIGH     378u
+#define SHMM_LRU_BATCH    15u                      /* PAGEVEC_SIZE of 5.17 */
+#define SHMM_RSS_BATCH    64                       /* TASK_RSS_EVENTS_THRESH */
+#define SHMM_CHARGE_BATCH 64u                      /* MEMCG_CHARGE_BATCH */
+#define SHMM_VMA_BATCH    16u
+#define SHMM_HIST_BUCKETS 512u                     /* 64 powers of two, 8 steps each */
+
+/* VMA flags: the kernel's values. */
+#define SHMM_VM_READ      0x0001ull
+#define SHMM_VM_WRITE     0x0002ull
+#define SHMM_VM_EXEC      0x0004ull
+#define SHMM_VM_SHARED    0x0008ull
+#define SHMM_VM_MAYREAD   0x0010ull
+#define SHMM_VM_MAYWRITE  0x0020ull
+#define SHMM_VM_MAYEXEC   0x0040ull
+#define SHMM_VM_MAYSHARE  0x0080ull
+#define SHMM_VM_GROWSDOWN 0x0100ull
+#define SHMM_VM_LOCKED    0x2000ull
+#define SHMM_VM_SEQ_READ  0x8000ull
+#define SHMM_VM_RAND_READ 0x10000ull
+#define SHMM_VM_DONTCOPY  0x20000ull
+#define SHMM_VM_NORESERVE 0x200000ull
+#define SHMM_VM_DONTDUMP  0x4000000ull
+#define SHMM_VM_HUGEPAGE  0x20000000ull
+#define SHMM_VM_NOHUGEPAGE 0x40000000ull
+
+#define SHMM_POISON       0xdead4ead00000000ull    /* start and end of a freed VMA */
+
+/* An access that failed says so as a negative errno; SIGBUS has none of its own. */
+#define SHMM_SIGBUS       1007
+/* The run was stopped while an operation that may be given up (a barrier, a turn) was waiting. */
+#define SHMM_STOPPED      1008
+
+/* Values of the policy fields of seg_t. */
+enum { SHMM_SCHEME_MMAP_LOCK = 0, SHMM_SCHEME_SPF = 1 };
+enum { SHMM_WALK_IRQ = 0, SHMM_WALK_RCU = 1 };                /* speculative_page_walk_begin */
+enum { SHMM_TABLE_FREE_IPI = 0, SHMM_TABLE_FREE_RCU = 1 };    /* MMU_GATHER_RCU_TABLE_FREE */
+enum { SHMM_IPI_MAILBOX = 0, SHMM_IPI_SIGNAL = 1 };
+
+/* The state word of a CPU (cpu_t.state), written by its owner only:
+ *
+ *   63          32 31           8 7..3   2        1       0
+ *   +-------------+--------------+----+--------+------+-------+
+ *   | irq-off     | kernel       |    | ASLEEP |KERNEL|IRQ_OFF|
+ *   | sections    | entries      |    |        |      |       |
+ *   +-------------+--------------+----+--------+------+-------+
+ *
+ * The counts let an observer see that a section it once saw has ended, even if another began. */
+#define SHMM_IRQ_OFF      1ull
+#define SHMM_KERNEL       2ull
+#define SHMM_ASLEEP       4ull
+#define SHMM_ENTRY_ONE    (1ull << 8)
+#define SHMM_ENTRY_MASK   0xffffff00ull
+#define SHMM_SECTION_ONE  (1ull << 32)
+
+/* A mailbox word (cpu_t.ipi_req): one TLB range, or everything.  0 is empty.
+ *
+ *   63      62..48   47..12        11..2    1..0
+ *   +-----+--------+-------------+--------+------+
+ *   |  1  | mm     | first page  | pages  |  0   |
+ *   +-----+--------+-------------+--------+------+   pages == 0: the whole mm
+ */
+#define SHMM_IPI_VALID    (1ull << 63)
+#define SHMM_IPI_ALL      (~0ull)
+#define SHMM_IPI_MAX_PAGES 33u                     /* tlb_single_page_flush_ceiling */
+
+/* ---- counters: one list, from which come the enum, the names and the reports ----------------------------*/
+#define SHMM_COUNTERS(X) \
+	X(ops)                          /* what the workload counts */                                    \
+	X(pgfault)                      /* handle_mm_fault entries: an abort past entry counts twice */   \
+	X(user_faults)                  /* exceptions from user mode: once per fault */                   \
+	X(faults_classic)               /* faults that took the mmap lock */                              \
+	X(faults_segv) X(faults_sigbus) X(faults_oom)                                                     \
+	X(spf_attempt) X(spf_abort) X(spf_success)                                                        \
+	X(SPF_ABORT_ODD) X(SPF_ABORT_UNMAPPED) X(SPF_ABORT_NO_SPECULATE) X(SPF_ABORT_VMA_COPY)            \
+	X(SPF_ABORT_ACCESS_ERROR) X(SPF_ABORT_PUD) X(SPF_ABORT_PMD) X(SPF_ABORT_ANON_VMA)                 \
+	X(SPF_ABORT_PTE_MAP_LOCK_SEQ1) X(SPF_ABORT_PTE_MAP_LOCK_PMD) X(SPF_ABORT_PTE_MAP_LOCK_PTL)        \
+	X(SPF_ABORT_PTE_MAP_LOCK_SEQ2) X(SPF_ABORT_USERFAULTFD) X(SPF_ABORT_FAULT) X(SPF_ABORT_SWAP)      \
+	X(SPF_ATTEMPT_ANON) X(SPF_ATTEMPT_NUMA) X(SPF_ATTEMPT_PTE) X(SPF_ATTEMPT_WP)                      \
+	X(syscalls) X(mmap) X(munmap) X(mprotect) X(brk) X(madvise) X(fork)                               \
+	X(pgalloc) X(pgfree)            /* frames taken and given back, tables included */                \
+	X(nr_page_table_pages)          /* tables allocated minus freed */                                \
+	X(pgreuse)                      /* write-protect faults that kept their page */                   \
+	X(pgcopy)                       /* and those that copied it */                                    \
+	X(zone_refill) X(zone_drain) X(lru_drain) X(charge_refill)                                        \
+	X(tlb_hit) X(tlb_hit_l2) X(tlb_miss)                                                              \
+	X(nr_tlb_local_flush_one) X(nr_tlb_local_flush_all)                                               \
+	X(nr_tlb_remote_flush)          /* shootdowns sent to at least one other CPU */                   \
+	X(nr_tlb_remote_flush_received)                                                                   \
+	X(shootdown_waits)              /* targets that had interrupts off and were waited for */         \
+	X(rwsem_read_fast) X(rwsem_read_slow) X(rwsem_read_sleep)                                         \
+	X(rwsem_write_fast) X(rwsem_write_slow) X(rwsem_write_spin) X(rwsem_write_sleep) X(rwsem_handoff) \
+	X(ptl_contended)                                                                                  \
+	X(rcu_grace_periods) X(rcu_callbacks) X(rcu_backpressure)                                         \
+	X(violations)                   /* invariants found broken while running (--paranoid) */          \
+	X(unexpected)                   /* operations whose result was not the expected one */
+
+enum shmm_counter {
+#define X(name) SHMM_C_##name,
+	SHMM_COUNTERS(X)
+#undef X
+	SHMM_NCOUNTER
+};
+
+/* ---- parts ---------------------------------------------------------------------------------------------*/
+
+/* mm/rwsem.pxd.  count: bit 0 writer, bit 1 waiters, bit 2 handoff, readers from bit 8. */
+typedef struct {
+	a64 count;                                 /* any CPU */
+	a32 owner;                                 /* writer's cpu + 1, 0 when read-held or free */
+	a32 wait_lock;                             /* spinlock over the queue of cpu_t.waiter */
+	p32 wait_head, wait_tail;                  /* under wait_lock: cpu + 1 */
+} rwsem_t;
+
+/* mm/percpu_rwsem.pxd.  Readers count in cpu_t.percpu_readers[index]. */
+typedef struct {
+	a32 block;                                 /* a writer wants it or has it */
+	a32 writer;                                /* spinlock among writers: cpu + 1 */
+	a32 slow;                                  /* readers must use a full barrier (rcu_sync not idle) */
+	uint32_t index;
+} percpu_rwsem_t;
+
+/* mm/frame.pxd: a stock of frames or objects, linked by index. */
+typedef struct {
+	_Alignas(64) a32 lock;
+	p32 head;                                  /* under lock */
+	a64 free;                                  /* written under lock, read as a hint */
+} pool_t;
+
+typedef struct {
+	p64 tag;                                   /* generation << 36 | virtual page number; 0: empty */
+	p64 pte;                                   /* the PTE; bits 52..62: the frame's generation (I3) */
+} tlb_entry_t;
+
+/* ---- one CPU -------------------------------------------------------------------------------------------*/
+typedef struct {
+	/* owner writes, anyone reads */
+	_Alignas(64) a64 state;                    /* see SHMM_IRQ_OFF */
+	a32 mm;                                    /* the mm this CPU runs */
+	a32 doing;                                 /* opcode in progress, for whoever finds this CPU dead */
+	a64 doing_addr;
+	a32 host_pid;
+	a32 online;
+
+	/* anyone writes: the IPI mailbox */
+	_Alignas(64) a64 ipi_req;
+
+	/* another CPU's waker writes: where this CPU sleeps */
+	_Alignas(64) a32 wake;                     /* futex: rwsem grant */
+	a32 turn_wake;                             /* futex: replay's turn */
+	p32 waiter_type;                           /* under the rwsem's wait_lock */
+	p32 waiter_next;                           /* under the rwsem's wait_lock: cpu + 1 */
+
+	/* owner only, from here to the RCU snapshot */
+	_Alignas(64) p32 irq_depth;
+	p32 rcu_depth;
+	p32 pcp_head, pcp_count;                   /* per-CPU frame list */
+	p32 vma_head, vma_count;                   /* per-CPU VMA cache */
+	p32 lru_count;
+	p32 charge_stock;                          /* memcg charge already taken, in pages */
+	p64 rss_anon, rss_file;                    /* signed: not yet in the mm's totals */
+	p64 rng;
+	p64 tlb_gen;                               /* last generation given out */
+	p32 tlb_victim;
+	p32 poll_count;
+	p32 lru_frame[SHMM_LRU_BATCH + 1];         /* frames waiting for the LRU list, and */
+	p32 lru_gen[SHMM_LRU_BATCH + 1];           /* their generations when they were added */
+	p32 asid_mm[SHMM_ASIDS + 2];               /* mm + 1, 0: free slot */
+	p64 asid_gen[SHMM_ASIDS];
+	p32 asid_current, asid_victim;
+
+	/* owner only: RCU callbacks, two lists linked through rcu_next: waiting for rcu_target, and newer */
+	_Alignas(64) p32 rcu_wait_head;
+	p32 rcu_next_head;
+	p64 rcu_target;
+	p32 rcu_wait_count, rcu_next_count;
+	/* under seg_t.rcu_lock */
+	_Alignas(64) p64 rcu_snapshot;             /* the state word when the grace period began */
+	p32 rcu_done;
+
+	_Alignas(64) a32 percpu_readers[SHMM_MAX_MM];
+
+	/* owner writes with relaxed stores, anyone reads */
+	_Alignas(128) a64 counter[SHMM_NCOUNTER];
+	_Alignas(64) a32 shootdown_hist[SHMM_HIST_BUCKETS];    /* ns from first post to last acknowledgement */
+	_Alignas(64) a64 failed_pc;                /* first unexpected result: its program counter + 1, */
+	a64 failed_result, failed_expect;          /* what came and what was expected */
+	p64 program_first, program_len;            /* its records in the program region; set before the start */
+
+	/* owner only, interrupts off */
+	_Alignas(64) tlb_entry_t tlb_l1[SHMM_TLB_L1_SETS * SHMM_TLB_L1_WAYS];
+	tlb_entry_t tlb_l2[SHMM_TLB_L2_SETS * SHMM_TLB_L2_WAYS];
+} cpu_t;
+
+/* ---- one address space ---------------------------------------------------------------------------------*/
+typedef struct {
+	/* any CPU: the line that classical faults fight over.  mmap_seq sits beside the lock as in the patch */
+	_Alignas(64) rwsem_t mmap_lock;
+	a64 mmap_seq;                              /* odd: a writer is at work.  Written under mmap_lock */
+
+	/* written under mmap_lock for write; root is read locklessly */
+	_Alignas(64) a32 vma_root;
+	p32 vma_first, vma_last;                   /* ends of the address-ordered list */
+	p32 map_count;
+	p64 mmap_base;
+	p64 start_brk, brk;
+	p64 total_vm;                              /* pages */
+	p64 locked_vm;
+
+	/* written at init and exit */
+	_Alignas(64) p32 pgd;                      /* frame of the top table */
+	a32 users;                                 /* CPUs that run it; spf is off while this is 1 */
+	p32 in_use;
+
+	_Alignas(64) a32 page_table_lock;          /* spinlock: installs of upper tables, anon_vma_prepare */
+
+	_Alignas(64) a64 rss_anon;                 /* batched adds */
+	a64 rss_file;
+	a64 pgtables;                              /* table pages */
+
+	_Alignas(64) percpu_rwsem_t notifier_lock; /* mmu_notifier_lock of v2 23/35 */
+
+	_Alignas(64) a64 cpumask[SHMM_MAX_CPU / 64];   /* CPUs whose TLB may hold it */
+} mm_t;
+
+/* ---- one VMA -------------------------------------------------------------------------------------------*/
+typedef struct {
+	/* written under mmap_lock for write with relaxed stores, read locklessly by a speculator */
+	_Alignas(64) a64 start;
+	a64 end;               /* poisoned when freed */
+	a32 left, right;                           /* kept when freed: a descent may still pass through */
+	a64 flags;
+	a64 pgoff;
+	a32 file;                                  /* 0: anonymous */
+	a32 anon_vma;                              /* set once under mmap_lock for read + page_table_lock */
+
+	/* under mmap_lock for write */
+	_Alignas(64) p32 parent;
+	p32 red;
+	p32 prev, next;
+	p64 subtree_gap;                           /* the largest gap before any VMA of this subtree */
+	p32 mm;
+	p32 rcu_next;                              /* never overlaid on left and right */
+	p32 freed;
+} vma_t;
+
+typedef struct {
+	a32 refs;                                  /* VMAs that point here */
+	p32 next;                                  /* free list, under seg_t.anon_pool.lock */
+} anon_vma_t;
+
+/* ---- the page-cache stand-in -----------------------------------------------------------------------------*/
+typedef struct {
+	a64 npages;                                /* set when the file is made */
+	p64 first;                                 /* its slots: cache[first .. first + npages) */
+	a32 refs;
+	p32 shmem;                                 /* anonymous shared memory, not a file */
+} file_t;
+
+/* ---- one frame: what struct page holds -------------------------------------------------------------------*/
+typedef struct {
+	_Alignas(64) a32 refs;
+	a32 kind;                                  /* SHMM_FRAME_* */
+	a32 gen;                                   /* freed how often (I3) */
+	a32 exclusive;                             /* an anonymous page that only one mm can map */
+	a32 ptl;                                   /* a table's spinlock; type-stable with the frame */
+	p32 next;                                  /* free list, RCU list or gather list: one at a time */
+	p32 lru_prev, lru_next;                    /* under seg_t.lru_lock */
+	p32 on_lru;                                /* under seg_t.lru_lock */
+	p32 level;                                 /* a table's level: 4 pgd .. 1 pte */
+} frame_t;
+enum { SHMM_FRAME_FREE = 0, SHMM_FRAME_ANON, SHMM_FRAME_FILE, SHMM_FRAME_TABLE, SHMM_FRAME_ZERO };
+
+/* ---- the segment's head ------------------------------------------------------------------------------------*/
+typedef struct {
+	/* written before any CPU starts, constant afterwards: read without the door */
+	uint64_t magic, abi, size;
+	uint32_t version, ncpu, nmm, nvma, nanon, nfile, ncache, nframe, ninsn;
+	uint64_t cpu_off, mm_off, vma_off, anon_off, file_off, cache_off, frame_off;
+	uint64_t program_off, result_off, memory_off;
+	uint32_t scheme, walk_policy, table_free_policy, ipi_policy;
+	uint32_t force_speculation, zeroing, paranoid, fault_around;     /* fault_around: pages, 1 is off */
+	uint32_t shared_core;                      /* more CPUs than cores */
+	uint32_t creator_pid;
+	uint64_t creator_start;
+
+	/* run control: written by the launcher and at barriers */
+	_Alignas(64) a32 stop;                     /* polled by every loop of a program */
+	a32 ready;                                 /* CPUs at the gate */
+	a32 finished;                              /* CPUs whose program ended */
+	_Alignas(64) a32 barrier_count;
+	a32 barrier_gen;                           /* futex */
+	a32 barrier_parties;
+	_Alignas(64) a64 turn;                     /* replay: the event whose turn it is */
+
+	/* the zone and the pools: taken in batches */
+	pool_t zone;
+	pool_t vma_pool;
+	pool_t anon_pool;
+	_Alignas(64) a32 cache_lock;               /* spinlock: gives files their slots */
+	p32 files_used;
+	p64 cache_used;
+
+	_Alignas(64) a32 lru_lock;                 /* spinlock of the node's LRU list */
+	p32 lru_head, lru_tail;
+	p64 lru_pages;
+	_Alignas(64) a64 charged;                  /* memcg usage, pages, stocks included */
+
+	_Alignas(64) a64 rcu_seq;                  /* odd: a grace period is in progress */
+	a32 rcu_lock;                              /* spinlock: who drives it */
+} seg_t;
+
+/* ---- what one executor carries with it: constants only, private, not in shared memory --------------------- */
+typedef struct {
+	seg_t *g;
+	cpu_t *me;
+	cpu_t *cpus;
+	mm_t *mms;
+	vma_t *vmas;
+	anon_vma_t *anons;
+	file_t *files;
+	a32 *cache;
+	frame_t *frames;
+	const shmm_insn_t *program;
+	a64 *result;
+	uint8_t *memory;
+	uint32_t *gather;                          /* scratch of one mmu_gather */
+	uint32_t gather_size;
+	uint32_t id;
+} vcpu_t;
+
+_Static_assert(sizeof(vma_t) == 128, "a VMA is two lines: what a speculator reads, and the rest");
+_Static_assert(sizeof(frame_t) == 64, "one line per frame, as struct page");
+_Static_assert(offsetof(mm_t, mmap_seq) < 64, "mmap_seq shares the mmap_lock's line, as in the patch");
+_Static_assert(offsetof(cpu_t, ipi_req) % 64 == 0, "the mailbox has its own line");
+_Static_assert(sizeof(cpu_t) % 128 == 0, "CPUs do not share lines, nor adjacent-line prefetches");
+_Static_assert(sizeof(tlb_entry_t) == 16, "four TLB ways are one line");
+
+/* ---- from a base address to the parts ---------------------------------------------------------------------*/
+static inline void vcpu_bind(vcpu_t *c, void *base, uint32_t id, uint32_t *gather, uint32_t gather_size)
+{
+	uint8_t *b = (uint8_t *)base;
+	seg_t *g = (seg_t *)base;
+
+	c->g = g;
+	c->cpus = (cpu_t *)(b + g->cpu_off);
+	c->me = c->cpus + id;
+	c->mms = (mm_t *)(b + g->mm_off);
+	c->vmas = (vma_t *)(b + g->vma_off);
+	c->anons = (anon_vma_t *)(b + g->anon_off);
+	c->files = (file_t *)(b + g->file_off);
+	c->cache = (a32 *)(b + g->cache_off);
+	c->frames = (frame_t *)(b + g->frame_off);
+	c->program = (const shmm_insn_t *)(b + g->program_off);
+	c->result = (a64 *)(b + g->result_off);
+	c->memory = b + g->memory_off;
+	c->gather = gather;
+	c->gather_size = gather_size;
+	c->id = id;
+}
+#endif

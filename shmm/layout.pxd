@@ -1,0 +1,384 @@
+"""What lies in shared memory, as the rooms see it.  layout.h alone defines and explains it."""
+
+from shmm.arch.arch cimport a32, a64, p32, p64, u8, u32, u64, i64
+
+cdef extern from "layout.h" nogil:
+    const u64 SHMM_MAGIC
+    const u64 SHMM_VERSION
+    const u64 SHMM_PAGE_SHIFT
+    const u64 SHMM_PAGE_SIZE
+    const u64 SHMM_PMD_SHIFT
+    const u64 SHMM_PTRS_PER
+    const u64 SHMM_TASK_SIZE
+    const u64 SHMM_MMAP_BASE
+    const u64 SHMM_MMAP_MIN
+    const u64 SHMM_BRK_BASE
+    const u64 SHMM_PTE_PRESENT
+    const u64 SHMM_PTE_WRITE
+    const u64 SHMM_PTE_USER
+    const u64 SHMM_PTE_ACCESSED
+    const u64 SHMM_PTE_DIRTY
+    const u64 SHMM_PTE_PROTNONE
+    const u64 SHMM_PTE_SPECIAL
+    const u64 SHMM_PTE_NX
+    const u64 SHMM_PTE_PFN
+    const u64 SHMM_MAX_CPU
+    const u64 SHMM_MAX_MM
+    const u64 SHMM_MAX_MAP_COUNT
+    const u64 SHMM_TLB_L1_SETS
+    const u64 SHMM_TLB_L1_WAYS
+    const u64 SHMM_TLB_L2_SETS
+    const u64 SHMM_TLB_L2_WAYS
+    const u64 SHMM_ASIDS
+    const u64 SHMM_PCP_BATCH
+    const u64 SHMM_PCP_HIGH
+    const u64 SHMM_LRU_BATCH
+    const u64 SHMM_RSS_BATCH
+    const u64 SHMM_CHARGE_BATCH
+    const u64 SHMM_VMA_BATCH
+    const u64 SHMM_HIST_BUCKETS
+    const u64 SHMM_VM_READ
+    const u64 SHMM_VM_WRITE
+    const u64 SHMM_VM_EXEC
+    const u64 SHMM_VM_SHARED
+    const u64 SHMM_VM_MAYREAD
+    const u64 SHMM_VM_MAYWRITE
+    const u64 SHMM_VM_MAYEXEC
+    const u64 SHMM_VM_MAYSHARE
+    const u64 SHMM_VM_GROWSDOWN
+    const u64 SHMM_VM_LOCKED
+    const u64 SHMM_VM_SEQ_READ
+    const u64 SHMM_VM_RAND_READ
+    const u64 SHMM_VM_DONTCOPY
+    const u64 SHMM_VM_NORESERVE
+    const u64 SHMM_VM_DONTDUMP
+    const u64 SHMM_VM_HUGEPAGE
+    const u64 SHMM_VM_NOHUGEPAGE
+    const u64 SHMM_POISON
+    const u64 SHMM_SIGBUS
+    const u64 SHMM_STOPPED
+    const u64 SHMM_IRQ_OFF
+    const u64 SHMM_KERNEL
+    const u64 SHMM_ASLEEP
+    const u64 SHMM_ENTRY_ONE
+    const u64 SHMM_ENTRY_MASK
+    const u64 SHMM_SECTION_ONE
+    const u64 SHMM_IPI_VALID
+    const u64 SHMM_IPI_ALL
+    const u64 SHMM_IPI_MAX_PAGES
+    const u32 SHMM_SCHEME_MMAP_LOCK
+    const u32 SHMM_SCHEME_SPF
+    const u32 SHMM_WALK_IRQ
+    const u32 SHMM_WALK_RCU
+    const u32 SHMM_TABLE_FREE_IPI
+    const u32 SHMM_TABLE_FREE_RCU
+    const u32 SHMM_IPI_MAILBOX
+    const u32 SHMM_IPI_SIGNAL
+    const u32 SHMM_FRAME_FREE
+    const u32 SHMM_FRAME_ANON
+    const u32 SHMM_FRAME_FILE
+    const u32 SHMM_FRAME_TABLE
+    const u32 SHMM_FRAME_ZERO
+    ctypedef struct rwsem_t:
+        a64 count
+        a32 owner
+        a32 wait_lock
+        p32 wait_head
+        p32 wait_tail
+    ctypedef struct percpu_rwsem_t:
+        a32 block
+        a32 writer
+        a32 slow
+        u32 index
+    ctypedef struct pool_t:
+        a32 lock
+        p32 head
+        a64 free
+    ctypedef struct tlb_entry_t:
+        p64 tag
+        p64 pte
+    ctypedef struct cpu_t:
+        a64 state
+        a32 mm
+        a32 doing
+        a64 doing_addr
+        a32 host_pid
+        a32 online
+        a64 ipi_req
+        a32 wake
+        a32 turn_wake
+        p32 waiter_type
+        p32 waiter_next
+        p32 irq_depth
+        p32 rcu_depth
+        p32 pcp_head
+        p32 pcp_count
+        p32 vma_head
+        p32 vma_count
+        p32 lru_count
+        p32 charge_stock
+        p64 rss_anon
+        p64 rss_file
+        p64 rng
+        p64 tlb_gen
+        p32 tlb_victim
+        p32 poll_count
+        p32 lru_frame[1]
+        p32 lru_gen[1]
+        p32 asid_mm[1]
+        p64 asid_gen[1]
+        p32 asid_current
+        p32 asid_victim
+        p32 rcu_wait_head
+        p32 rcu_next_head
+        p64 rcu_target
+        p32 rcu_wait_count
+        p32 rcu_next_count
+        p64 rcu_snapshot
+        p32 rcu_done
+        a32 percpu_readers[1]
+        a64 counter[1]
+        a32 shootdown_hist[1]
+        a64 failed_pc
+        a64 failed_result
+        a64 failed_expect
+        p64 program_first
+        p64 program_len
+        tlb_entry_t tlb_l1[1]
+        tlb_entry_t tlb_l2[1]
+    ctypedef struct mm_t:
+        rwsem_t mmap_lock
+        a64 mmap_seq
+        a32 vma_root
+        p32 vma_first
+        p32 vma_last
+        p32 map_count
+        p64 mmap_base
+        p64 start_brk
+        p64 brk
+        p64 total_vm
+        p64 locked_vm
+        p32 pgd
+        a32 users
+        p32 in_use
+        a32 page_table_lock
+        a64 rss_anon
+        a64 rss_file
+        a64 pgtables
+        percpu_rwsem_t notifier_lock
+        a64 cpumask[1]
+    ctypedef struct vma_t:
+        a64 start
+        a64 end
+        a32 left
+        a32 right
+        a64 flags
+        a64 pgoff
+        a32 file
+        a32 anon_vma
+        p32 parent
+        p32 red
+        p32 prev
+        p32 next
+        p64 subtree_gap
+        p32 mm
+        p32 rcu_next
+        p32 freed
+    ctypedef struct anon_vma_t:
+        a32 refs
+        p32 next
+    ctypedef struct file_t:
+        a64 npages
+        p64 first
+        a32 refs
+        p32 shmem
+    ctypedef struct frame_t:
+        a32 refs
+        a32 kind
+        a32 gen
+        a32 exclusive
+        a32 ptl
+        p32 next
+        p32 lru_prev
+        p32 lru_next
+        p32 on_lru
+        p32 level
+    ctypedef struct seg_t:
+        u64 magic
+        u64 abi
+        u64 size
+        u32 version
+        u32 ncpu
+        u32 nmm
+        u32 nvma
+        u32 nanon
+        u32 nfile
+        u32 ncache
+        u32 nframe
+        u32 ninsn
+        u64 cpu_off
+        u64 mm_off
+        u64 vma_off
+        u64 anon_off
+        u64 file_off
+        u64 cache_off
+        u64 frame_off
+        u64 program_off
+        u64 result_off
+        u64 memory_off
+        u32 scheme
+        u32 walk_policy
+        u32 table_free_policy
+        u32 ipi_policy
+        u32 force_speculation
+        u32 zeroing
+        u32 paranoid
+        u32 fault_around
+        u32 shared_core
+        u32 creator_pid
+        u64 creator_start
+        a32 stop
+        a32 ready
+        a32 finished
+        a32 barrier_count
+        a32 barrier_gen
+        a32 barrier_parties
+        a64 turn
+        pool_t zone
+        pool_t vma_pool
+        pool_t anon_pool
+        a32 cache_lock
+        p32 files_used
+        p64 cache_used
+        a32 lru_lock
+        p32 lru_head
+        p32 lru_tail
+        p64 lru_pages
+        a64 charged
+        a64 rcu_seq
+        a32 rcu_lock
+    ctypedef struct shmm_insn_t:
+        unsigned short op
+        u8 dst, base, len_reg, opf
+        u32 prot, flags
+        u64 addr, len, count
+        i64 value, expect
+        u64 aux
+    ctypedef struct vcpu_t:
+        seg_t *g
+        cpu_t *me
+        cpu_t *cpus
+        mm_t *mms
+        vma_t *vmas
+        anon_vma_t *anons
+        file_t *files
+        a32 *cache
+        frame_t *frames
+        const shmm_insn_t *program
+        a64 *result
+        u8 *memory
+        u32 *gather
+        u32 gather_size
+        u32 id
+    void vcpu_bind(vcpu_t*, void* base, u32 id, u32* gather, u32 gather_size) noexcept
+
+cdef extern from "program.h" nogil:
+    const u32 SHMM_REGS
+    const u32 SHMM_OPF_EXPECT
+    const u32 SHMM_OPF_MAY_FAIL
+    const u32 SHMM_OPF_WRITE
+    const u32 SHMM_OPF_COUNT
+    const u32 SHMM_OP_END
+    const u32 SHMM_OP_NOP
+    const u32 SHMM_OP_MMAP
+    const u32 SHMM_OP_MUNMAP
+    const u32 SHMM_OP_MPROTECT
+    const u32 SHMM_OP_MADVISE
+    const u32 SHMM_OP_BRK
+    const u32 SHMM_OP_LOAD
+    const u32 SHMM_OP_STORE
+    const u32 SHMM_OP_FETCH
+    const u32 SHMM_OP_TOUCH
+    const u32 SHMM_OP_LEA
+    const u32 SHMM_OP_RAND
+    const u32 SHMM_OP_JMP
+    const u32 SHMM_OP_DJNZ
+    const u32 SHMM_OP_BARRIER
+    const u32 SHMM_OP_OPS
+    const u32 SHMM_OP_TURN
+    const u32 SHMM_OP_NEXT
+    const u32 SHMM_OP_MM
+    const u32 SHMM_OP_EXEC
+    const u32 SHMM_OP_FORK
+    const u32 SHMM_OP_EXIT
+
+cdef extern from "layout.h" nogil:
+    # counters: an index into cpu_t.counter
+    const u32 SHMM_NCOUNTER
+    const u32 SHMM_C_ops
+    const u32 SHMM_C_pgfault
+    const u32 SHMM_C_user_faults
+    const u32 SHMM_C_faults_classic
+    const u32 SHMM_C_faults_segv
+    const u32 SHMM_C_faults_sigbus
+    const u32 SHMM_C_faults_oom
+    const u32 SHMM_C_spf_attempt
+    const u32 SHMM_C_spf_abort
+    const u32 SHMM_C_spf_success
+    const u32 SHMM_C_SPF_ABORT_ODD
+    const u32 SHMM_C_SPF_ABORT_UNMAPPED
+    const u32 SHMM_C_SPF_ABORT_NO_SPECULATE
+    const u32 SHMM_C_SPF_ABORT_VMA_COPY
+    const u32 SHMM_C_SPF_ABORT_ACCESS_ERROR
+    const u32 SHMM_C_SPF_ABORT_PUD
+    const u32 SHMM_C_SPF_ABORT_PMD
+    const u32 SHMM_C_SPF_ABORT_ANON_VMA
+    const u32 SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1
+    const u32 SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD
+    const u32 SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL
+    const u32 SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2
+    const u32 SHMM_C_SPF_ABORT_USERFAULTFD
+    const u32 SHMM_C_SPF_ABORT_FAULT
+    const u32 SHMM_C_SPF_ABORT_SWAP
+    const u32 SHMM_C_SPF_ATTEMPT_ANON
+    const u32 SHMM_C_SPF_ATTEMPT_NUMA
+    const u32 SHMM_C_SPF_ATTEMPT_PTE
+    const u32 SHMM_C_SPF_ATTEMPT_WP
+    const u32 SHMM_C_syscalls
+    const u32 SHMM_C_mmap
+    const u32 SHMM_C_munmap
+    const u32 SHMM_C_mprotect
+    const u32 SHMM_C_brk
+    const u32 SHMM_C_madvise
+    const u32 SHMM_C_fork
+    const u32 SHMM_C_pgalloc
+    const u32 SHMM_C_pgfree
+    const u32 SHMM_C_nr_page_table_pages
+    const u32 SHMM_C_pgreuse
+    const u32 SHMM_C_pgcopy
+    const u32 SHMM_C_zone_refill
+    const u32 SHMM_C_zone_drain
+    const u32 SHMM_C_lru_drain
+    const u32 SHMM_C_charge_refill
+    const u32 SHMM_C_tlb_hit
+    const u32 SHMM_C_tlb_hit_l2
+    const u32 SHMM_C_tlb_miss
+    const u32 SHMM_C_nr_tlb_local_flush_one
+    const u32 SHMM_C_nr_tlb_local_flush_all
+    const u32 SHMM_C_nr_tlb_remote_flush
+    const u32 SHMM_C_nr_tlb_remote_flush_received
+    const u32 SHMM_C_shootdown_waits
+    const u32 SHMM_C_rwsem_read_fast
+    const u32 SHMM_C_rwsem_read_slow
+    const u32 SHMM_C_rwsem_read_sleep
+    const u32 SHMM_C_rwsem_write_fast
+    const u32 SHMM_C_rwsem_write_slow
+    const u32 SHMM_C_rwsem_write_spin
+    const u32 SHMM_C_rwsem_write_sleep
+    const u32 SHMM_C_rwsem_handoff
+    const u32 SHMM_C_ptl_contended
+    const u32 SHMM_C_rcu_grace_periods
+    const u32 SHMM_C_rcu_callbacks
+    const u32 SHMM_C_rcu_backpressure
+    const u32 SHMM_C_violations
+    const u32 SHMM_C_unexpected

@@ -1,0 +1,260 @@
+"""A machine to try things on from Python: every CPU executed by the calling process, one call at a time.
+
+    from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE
+
+    with Machine(cpus=4, scheme="spf") as m:
+        a = m.mmap(None, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS)
+        m.write(a, b"hello", cpu=1)
+        print(m.read(a, 5, cpu=2), m.maps())
+        m.munmap(a, 1 << 20, cpu=3)
+        m.read(a, 5)                    # SegmentationFault
+
+Nothing is concurrent here; for CPUs that race, `shmm.cluster` runs programs in a process each.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from dataclasses import replace
+from types import TracebackType
+from typing import Final, Literal, NoReturn
+
+from shmm import _fast
+from shmm.layout import CONSTANTS, COUNTERS
+from shmm.maps import format_maps
+from shmm.segment import PAGE, Geometry, Segment
+
+Access = Literal["read", "write"]
+
+KINDS: Final = ("free", "anonymous", "file", "table", "zero")      # frame_t.kind
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class FaultError(Exception):
+    """An access that a program would have died of.  Attributes: address, access ("read" or "write")."""
+
+    signal = "fault"
+
+    def __init__(self, address: int, access: Access) -> None:
+        super().__init__(address, access)
+        self.address = address
+        self.access = access
+
+    def __str__(self) -> str:
+        return f"{self.signal}: {self.access} at {self.address:#x}"
+
+
+class SegmentationFault(FaultError):
+    """SIGSEGV: nothing is mapped at the address, or its protection forbids the access."""
+
+    signal = "segmentation fault"
+
+
+class BusError(FaultError):
+    """SIGBUS: the page lies past the end of the mapped file."""
+
+    signal = "bus error"
+
+
+class Machine:
+    """Emulated CPUs that run one address space: threads of a process, with CPU 0 the first.
+
+    Every operation takes the CPU that executes it as `cpu` and raises OSError with the kernel's errno where
+    the system call would fail.  Leaving the `with` block ends the address spaces and raises RuntimeError if a
+    frame was lost on the way.
+    """
+
+    def __init__(
+        self, cpus: int = 4, scheme: str = "spf", *, memory: str | int = "64MiB", walk: str = "irq",
+        table_free: str = "ipi", ipi: str = "mailbox", address_spaces: int = 8, **policy: int | bool,
+    ) -> None:
+        """memory: for data pages, in bytes or as 64MiB; page tables come on top.  address_spaces: how many
+        may exist at once.  The policies are those of shmm.segment.resolve_policy.
+
+        Raises ValueError for what makes no machine, SegmentError if /dev/shm is too small."""
+        if ipi == "signal":
+            raise ValueError("ipi signal interrupts processes, but here all CPUs are one: use shmm.cluster")
+        pages = parse_size(memory) // PAGE
+        if pages < 1:
+            raise ValueError(f"memory {memory!r} is less than a page of {PAGE} bytes")
+        geometry = Geometry.for_run(cpus, pages, mms=address_spaces, vmas=8192, files=255)
+        geometry = replace(geometry, ncache=4096 + 4 * pages)  # files may be larger than memory
+        self.segment = Segment.create(
+            geometry, scheme=scheme, walk=walk, table_free=table_free, ipi=ipi, **policy
+        )
+        self._cpus = [_fast.Cpu(self.segment.address, number) for number in range(cpus)]
+        _checked(self._cpus[0].exec(1))
+        for other in self._cpus[1:]:
+            _checked(other.attach(1))
+
+    # ---- system calls --------------------------------------------------------------------------------------
+
+    def mmap(
+        self, addr: int | None, length: int, prot: int, flags: int, *, cpu: int = 0, file: int = 0,
+        offset: int = 0,
+    ) -> int:
+        """Maps `length` bytes and returns where.  prot and flags: constants of Python's mmap module.
+        file: what file() returned, 0 with MAP_ANONYMOUS; offset: bytes into it."""
+        return _checked(self._cpu(cpu).mmap(addr or 0, length, prot, flags, file, offset))
+
+    def munmap(self, addr: int, length: int, *, cpu: int = 0) -> None:
+        """Unmaps; when it returns no CPU can reach the pages any more."""
+        _checked(self._cpu(cpu).munmap(addr, length))
+
+    def mprotect(self, addr: int, length: int, prot: int, *, cpu: int = 0) -> None:
+        """Changes the protection of what is mapped there."""
+        _checked(self._cpu(cpu).mprotect(addr, length, prot))
+
+    def madvise(self, addr: int, length: int, advice: int, *, cpu: int = 0) -> None:
+        """madvise(2); advice: a constant of Python's mmap module, such as MADV_DONTNEED."""
+        _checked(self._cpu(cpu).madvise(addr, length, advice))
+
+    def brk(self, addr: int = 0, *, cpu: int = 0) -> int:
+        """Moves the end of the heap to addr and returns where it is; 0 only asks."""
+        end = _checked(self._cpu(cpu).brk(addr))
+        if addr and end != addr:            # the system call itself answers with the old end
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return end
+
+    def file(self, npages: int, *, shmem: bool = False, cpu: int = 0) -> int:
+        """A new file of zeroes, `npages` pages long, to map; shmem: as memory rather than as a file."""
+        number = self._cpu(cpu).file_new(npages, shmem)
+        if number == 0:
+            raise OSError(errno.ENFILE, "no room for another file: make the machine with more memory")
+        return number
+
+    # ---- accesses ------------------------------------------------------------------------------------------
+
+    def read(self, addr: int, n: int, *, cpu: int = 0) -> bytes:
+        """n bytes at addr, as loads of this CPU.  Raises SegmentationFault or BusError."""
+        result = self._cpu(cpu).read(addr, n)
+        if isinstance(result, tuple):
+            _raise_fault(*result, "read")
+        return result
+
+    def write(self, addr: int, data: bytes, *, cpu: int = 0) -> None:
+        """Stores data at addr.  What lies before a page that refuses has been written."""
+        result = self._cpu(cpu).write(addr, data)
+        if result is not None:
+            _raise_fault(*result, "write")
+
+    def touch(self, addr: int, length: int, *, write: bool = True, cpu: int = 0) -> int:
+        """One store (or load) in every page of the range; returns the number of page faults taken."""
+        result = self._cpu(cpu).touch(addr, length, write)
+        if isinstance(result, tuple):
+            _raise_fault(*result, "write" if write else "read")
+        return result
+
+    # ---- address spaces ------------------------------------------------------------------------------------
+
+    def fork(self, *, cpu: int = 0) -> int:
+        """A copy-on-write copy of the address space that this CPU runs; returns its number, for attach()."""
+        executor = self._cpu(cpu)
+        free = sorted(set(range(1, len(self.segment.view("mm")))) - set(self._in_use()))
+        if not free:
+            raise ValueError("all address spaces are in use: make the machine with more address_spaces")
+        _checked(executor.fork(free[0]))
+        return free[0]
+
+    def attach(self, mm: int, *, cpu: int = 0) -> None:
+        """The CPU leaves its address space and runs address space mm from now on."""
+        _checked(self._cpu(cpu).attach(mm))
+
+    # ---- what there is to see ------------------------------------------------------------------------------
+
+    def maps(self, mm: int = 1) -> str:
+        """Address space mm as /proc/PID/maps shows it."""
+        self._cpu(0)
+        return format_maps(self.segment, mm)
+
+    def counters(self) -> dict[str, int]:
+        """Every counter, summed over the CPUs."""
+        self._cpu(0)
+        sums = self.segment.view("cpu")["counter"].sum(axis=0, dtype="i8")
+        return dict(zip(COUNTERS, sums.tolist(), strict=True))
+
+    def check(self) -> list[str]:
+        """The invariants that do not hold, in words; empty is fine."""
+        self._cpu(0)
+        return _fast.check(self.segment.address)
+
+    # ---- the end -------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Ends every address space and unmaps the machine.
+
+        Raises RuntimeError naming lost frames, SegmentError while views of the segment are alive."""
+        if not self._cpus:
+            return
+        lost = self._shut_down()
+        self.segment.close()
+        if lost:
+            raise RuntimeError(lost)
+
+    def _shut_down(self) -> str:
+        """Exits on every CPU; says which frames were lost, or nothing."""
+        for cpu in self._cpus:
+            cpu.exit()
+        for mm in self._in_use():           # forked, and never run by anyone
+            self._cpus[0].attach(mm)
+            self._cpus[0].exit()
+        self._cpus = []
+        _fast.settle(self.segment.address)
+        count = _fast.frames_in_use(self.segment.address)
+        if count == 0:
+            return ""
+        frames = self.segment.view("frame")
+        used = frames["kind"].nonzero()[0][1:5]         # the first is the zero page
+        named = ", ".join(
+            f"{int(n)} ({KINDS[int(frames['kind'][n])]}, {int(frames['refs'][n])} references)" for n in used
+        )
+        return f"{count} frames leaked: {named}{', ...' if count > len(used) else ''}"
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        elif self._cpus:
+            self._shut_down()               # the error that is on its way says more than a leak
+            self.segment.__exit__(kind, error, trace)
+
+    def _in_use(self) -> list[int]:
+        """The address spaces that exist."""
+        return [int(mm) for mm in self.segment.view("mm")["in_use"].nonzero()[0]]
+
+    def _cpu(self, number: int) -> _fast.Cpu:
+        if not self._cpus:
+            raise ValueError("the machine is closed")
+        if not 0 <= number < len(self._cpus):
+            raise ValueError(f"there is no CPU {number}: the machine has 0..{len(self._cpus) - 1}")
+        return self._cpus[number]
+
+
+def parse_size(size: str | int) -> int:
+    """Bytes from 64MiB, 64M, 1.5GiB or 4096.  Raises ValueError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(size).strip(), re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{size!r} is not a size: write 64MiB, 1GiB or a number of bytes")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _checked(result: int) -> int:
+    """The result of a system call; a negative one becomes the OSError it stands for."""
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result
+
+
+def _raise_fault(number: int, address: int, access: Access) -> NoReturn:
+    """What a failed access becomes."""
+    if number == -errno.EFAULT:
+        raise SegmentationFault(address, access)
+    if number == -CONSTANTS["SIGBUS"]:
+        raise BusError(address, access)
+    raise OSError(-number, f"{os.strerror(-number)}: {access} at {address:#x}")

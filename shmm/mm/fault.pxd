@@ -1,0 +1,236 @@
+"""Page faults (mm/memory.c of the series): one set of handlers for the classical and the speculative fault.
+
+    handle_mm_fault         the walk: classical allocates tables, speculative refuses to (2 MiB at a time: that is where
+                            pft's one abort in 512 comes from) -> handle_pte_fault
+    handle_pte_fault        dispatch on the pte: anonymous, file, write-protect, spurious
+    do_anonymous_page       zero page for a read, a fresh frame for a write
+    do_wp_page              reuse an exclusive page, else wp_page_copy
+    do_read_fault, do_cow_fault, do_shared_fault     files, classical only
+
+Locks: classical faults hold mmap_lock for read; all take the pte's ptl to write it (walk.pxd).  A handler returns 0 or a
+VM_FAULT_* code, RETRY meaning that speculation gave up, with its reason counted.  Every return that is not success
+has undone what it took.
+
+Sources: v2 16, 18, 19, 26 and 27/35; facts of the counters: 31/35."""
+
+from shmm.arch.arch cimport (
+    copy_page, get32, ld32_relaxed, ld64_acquire, ld64_relaxed, st32_relaxed, st64_release, u32, u64,
+)
+from shmm.layout cimport (
+    SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PMD, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ABORT_SWAP,
+    SHMM_C_SPF_ATTEMPT_ANON, SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_pgcopy, SHMM_C_pgfault,
+    SHMM_C_pgreuse, SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY,
+    SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_VM_SHARED, vcpu_t,
+)
+from shmm.mm.anon cimport anon_vma_prepare
+from shmm.mm.file_fault cimport do_fault
+from shmm.mm.frame cimport (
+    add_batched, alloc_frame, alloc_zeroed_frame, charge, frame_bytes, free_frame, get_frame, put_frame_testzero,
+    uncharge_one,
+)
+from shmm.mm.lru cimport lru_add, release_frames
+from shmm.mm.page_table cimport PGD, PMD, entry_index, pmd_alloc, pte_pfn, pte_present, table_entry
+from shmm.mm.percpu_rwsem cimport percpu_down_read_trylock, percpu_up_read
+from shmm.mm.shootdown cimport flush_tlb_mm_range
+from shmm.mm.vma cimport vm_get_page_prot
+from shmm.mm.vmstat cimport count_vm_event
+from shmm.mm.walk cimport (
+    FAULT_WRITE, VM_FAULT_OOM, VM_FAULT_RETRY, VM_FAULT_SIGBUS, pte_map_lock, pte_set_table, pte_unmap_unlock,
+    speculative_page_walk_begin, speculative_page_walk_end, vm_fault_t,
+)
+
+
+cdef inline u32 spf_abort(vcpu_t *c, u32 reason) noexcept nogil:
+    count_vm_event(c, reason)
+    return VM_FAULT_RETRY
+
+
+cdef inline u32 map_zero_page(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    """A read fault on an untouched page: the shared page of zeros, read-only, no reference, no anon_vma needed."""
+    if not pte_map_lock(c, vmf):
+        return VM_FAULT_RETRY
+    if ld64_relaxed(vmf.pte) == 0:          # else somebody filled it meanwhile: done all the same
+        st64_release(vmf.pte, vm_get_page_prot(vmf.vma.flags) | SHMM_PTE_SPECIAL | SHMM_PTE_ACCESSED)
+    pte_unmap_unlock(vmf)
+    return 0
+
+
+cdef inline u32 do_anonymous_page(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    cdef u32 pfn
+    if vmf.speculative:
+        count_vm_event(c, SHMM_C_SPF_ATTEMPT_ANON)
+    if vmf.vma.flags & SHMM_VM_SHARED:      # shared, yet no file behind it
+        return VM_FAULT_SIGBUS
+    if not vmf.flags & FAULT_WRITE:
+        return map_zero_page(c, vmf)
+    if vmf.speculative:
+        if vmf.vma.anon_vma == 0:           # making one needs mmap_lock
+            return spf_abort(c, SHMM_C_SPF_ABORT_ANON_VMA)
+    elif not anon_vma_prepare(c, vmf.mm, vmf.vma.vma):
+        return VM_FAULT_OOM
+    pfn = alloc_zeroed_frame(c, SHMM_FRAME_ANON) if c.g.zeroing else alloc_frame(c, SHMM_FRAME_ANON)
+    if pfn == 0:
+        return VM_FAULT_OOM
+    charge(c)
+    if not pte_map_lock(c, vmf):
+        uncharge_one(c)
+        free_frame(c, pfn)
+        return VM_FAULT_RETRY
+    if ld64_relaxed(vmf.pte) != 0:          # somebody was first
+        pte_unmap_unlock(vmf)
+        uncharge_one(c)
+        free_frame(c, pfn)
+        return 0
+    add_batched(&c.me.rss_anon, &vmf.mm.rss_anon, 1)
+    lru_add(c, pfn)
+    # release: pairs with the MMU's acquire load, which then sees the page zeroed
+    st64_release(vmf.pte, <u64> pfn << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
+                 | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
+    pte_unmap_unlock(vmf)
+    return 0
+
+
+cdef inline void put_page(vcpu_t *c, u32 pfn) noexcept nogil:
+    """Drops a reference on a data frame that no TLB reaches through us."""
+    if put_frame_testzero(c, pfn):
+        release_frames(c, &pfn, 1)
+
+
+cdef inline u32 wp_page_commit(vcpu_t *c, vm_fault_t *vmf, u32 old, u32 new) noexcept nogil:
+    """Puts the copy in place, if the pte is still what was copied from.  Consumes new, unless it fails."""
+    if not pte_map_lock(c, vmf):
+        return VM_FAULT_RETRY
+    if ld64_relaxed(vmf.pte) != vmf.orig_pte:
+        pte_unmap_unlock(vmf)
+        uncharge_one(c)
+        free_frame(c, new)
+        return 0
+    # clear, flush, set: no CPU may read the old page while another writes the new one
+    st64_release(vmf.pte, 0)
+    flush_tlb_mm_range(c, vmf.mm, vmf.address, vmf.address + SHMM_PAGE_SIZE)
+    st64_release(vmf.pte, <u64> new << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
+                 | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
+    lru_add(c, new)
+    if not old or ld32_relaxed(&c.frames[old].kind) != SHMM_FRAME_ANON:
+        add_batched(&c.me.rss_anon, &vmf.mm.rss_anon, 1)
+        if old:
+            add_batched(&c.me.rss_file, &vmf.mm.rss_file, -1)
+    pte_unmap_unlock(vmf)
+    count_vm_event(c, SHMM_C_pgcopy)
+    if old:
+        put_page(c, old)                    # the pte's reference
+    return 0
+
+
+cdef inline u32 wp_page_copy(vcpu_t *c, vm_fault_t *vmf, u32 old) noexcept nogil:
+    """Breaks a copy-on-write share.  No lock is held; old (0: the zero page) is held by a reference of ours.
+    Speculation must also keep MMU notifiers from registering between the copy and the commit (v2 23-26/35)."""
+    cdef u32 new, ret
+    if vmf.speculative:
+        if vmf.vma.anon_vma == 0:
+            return spf_abort(c, SHMM_C_SPF_ABORT_ANON_VMA)
+    elif not anon_vma_prepare(c, vmf.mm, vmf.vma.vma):
+        return VM_FAULT_OOM
+    new = alloc_frame(c, SHMM_FRAME_ANON)
+    if new == 0:
+        return VM_FAULT_OOM
+    copy_page(frame_bytes(c, new), frame_bytes(c, old), SHMM_PAGE_SIZE)
+    charge(c)
+    ret = VM_FAULT_RETRY
+    if not vmf.speculative or percpu_down_read_trylock(c, &vmf.mm.notifier_lock):
+        ret = wp_page_commit(c, vmf, old, new)
+        if vmf.speculative:
+            percpu_up_read(c, &vmf.mm.notifier_lock)
+    if ret:
+        uncharge_one(c)
+        free_frame(c, new)
+    return ret
+
+
+cdef inline bint wp_can_reuse(vcpu_t *c, u32 pfn) noexcept nogil:
+    """An anonymous page that nobody else can see may be written in place."""
+    if ld32_relaxed(&c.frames[pfn].kind) != SHMM_FRAME_ANON:
+        return False
+    if not ld32_relaxed(&c.frames[pfn].exclusive) and ld32_relaxed(&c.frames[pfn].refs) == 1:
+        st32_relaxed(&c.frames[pfn].exclusive, 1)       # the other sharers are gone
+    return ld32_relaxed(&c.frames[pfn].exclusive)
+
+
+cdef inline u32 do_wp_page(vcpu_t *c, vm_fault_t *vmf, u64 pte) noexcept nogil:
+    """A write to a read-only pte.  The ptl is held, and dropped here."""
+    cdef u32 old = 0 if pte & SHMM_PTE_SPECIAL else pte_pfn(pte)
+    cdef u32 ret
+    if vmf.speculative:
+        count_vm_event(c, SHMM_C_SPF_ATTEMPT_WP)
+    if vmf.vma.flags & SHMM_VM_SHARED or (old and wp_can_reuse(c, old)):
+        st64_release(vmf.pte, pte | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
+        pte_unmap_unlock(vmf)
+        count_vm_event(c, SHMM_C_pgreuse)
+        return 0
+    if old:
+        get_frame(c, old)
+    pte_unmap_unlock(vmf)
+    vmf.orig_pte = pte
+    ret = wp_page_copy(c, vmf, old)
+    if old:
+        put_page(c, old)
+    return ret
+
+
+cdef inline u32 handle_pte_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    cdef u64 pte
+    if vmf.orig_pte == 0:
+        return do_anonymous_page(c, vmf) if vmf.vma.file == 0 else do_fault(c, vmf)
+    if not pte_present(vmf.orig_pte):       # swap and its kin: none exist here yet
+        return spf_abort(c, SHMM_C_SPF_ABORT_SWAP) if vmf.speculative else VM_FAULT_SIGBUS
+    if vmf.speculative:
+        count_vm_event(c, SHMM_C_SPF_ATTEMPT_PTE)
+    if not pte_map_lock(c, vmf):
+        return VM_FAULT_RETRY
+    pte = ld64_relaxed(vmf.pte)
+    if (pte ^ vmf.orig_pte) & ~(SHMM_PTE_ACCESSED | SHMM_PTE_DIRTY):
+        pte_unmap_unlock(vmf)               # changed under us: the instruction will look again
+        return 0
+    if vmf.flags & FAULT_WRITE and not pte & SHMM_PTE_WRITE:
+        return do_wp_page(c, vmf, pte)
+    # spurious: another CPU has already made it what we need; the MMU drops its stale entry when it walks again
+    pte_unmap_unlock(vmf)
+    return 0
+
+
+cdef inline u32 walk_speculatively(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    """Reads the chain of tables; nothing is checked here, the section only keeps the memory from going away."""
+    cdef u32 table = get32(&vmf.mm.pgd)
+    cdef u64 entry = 0
+    cdef u32 level
+    for level in range(PGD, PMD, -1):
+        entry = ld64_acquire(table_entry(c, table, entry_index(vmf.address, level)))
+        if entry == 0:
+            return spf_abort(c, SHMM_C_SPF_ABORT_PUD)
+        table = pte_pfn(entry)
+    vmf.pmd = table_entry(c, table, entry_index(vmf.address, PMD))
+    entry = ld64_acquire(vmf.pmd)
+    if entry == 0:      # perhaps a collapse; and a table installed after free_pgtables would be lost
+        return spf_abort(c, SHMM_C_SPF_ABORT_PMD)
+    pte_set_table(c, vmf, entry)
+    vmf.orig_pte = ld64_acquire(vmf.pte)
+    return 0
+
+
+cdef inline u32 handle_mm_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    """do_handle_mm_fault of v2 09/35: 0 or VM_FAULT_*.  vmf: mm, vma, address, flags, speculative and seq are set."""
+    cdef u32 ret
+    count_vm_event(c, SHMM_C_pgfault)
+    if vmf.speculative:
+        speculative_page_walk_begin(c)
+        ret = walk_speculatively(c, vmf)
+        speculative_page_walk_end(c)
+        if ret:
+            return ret
+    else:
+        vmf.pmd = pmd_alloc(c, vmf.mm, vmf.address)
+        if vmf.pmd == NULL:
+            return VM_FAULT_OOM
+        pte_set_table(c, vmf, ld64_acquire(vmf.pmd))
+        vmf.orig_pte = ld64_acquire(vmf.pte)
+    return handle_pte_fault(c, vmf)

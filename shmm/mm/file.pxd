@@ -1,0 +1,84 @@
+"""The page-cache stand-in: files as arrays of slots, one per page, each 0 or the frame that holds the page.
+
+A file has no name and no disk; a page that nobody has touched reads as zeros.  A slot holds one reference on its
+frame.  Slots are filled by compare-and-swap, so that two CPUs that fault on one page agree on its frame; there is no
+truncation and no write-back, and a file's pages are freed with its last reference.
+
+`shmem` marks anonymous shared memory, whose pages exist only once touched; any other file counts as cached in
+whole, so that fault-around may map neighbours that nobody has touched yet, as it would in a warm page cache."""
+
+from shmm.arch.arch cimport (
+    cmpxchg32, fetch_add32, fetch_add32_relaxed, get32, get64, ld32_acquire, ld64_relaxed, put32, put64,
+    st32_relaxed, st64_relaxed, u32, u64,
+)
+from shmm.layout cimport SHMM_FRAME_FILE, vcpu_t
+from shmm.mm.frame cimport alloc_zeroed_frame, charge, free_frame, put_frame_testzero
+from shmm.mm.lru cimport lru_add, release_frames
+from shmm.mm.spinlock cimport spin_lock, spin_unlock
+
+
+cdef inline u32 file_new(vcpu_t *c, u64 npages, bint shmem) noexcept nogil:
+    """A file of npages pages with one reference, or 0: no file slot or no cache slots left."""
+    cdef u32 file = 0
+    cdef u64 first
+    spin_lock(c, &c.g.cache_lock)
+    first = get64(&c.g.cache_used)
+    if get32(&c.g.files_used) < c.g.nfile and npages <= c.g.ncache - first:
+        file = get32(&c.g.files_used)
+        put32(&c.g.files_used, file + 1)
+        put64(&c.g.cache_used, first + npages)
+        put64(&c.files[file].first, first)
+        put32(&c.files[file].shmem, shmem)
+        st64_relaxed(&c.files[file].npages, npages)
+        st32_relaxed(&c.files[file].refs, 1)
+    spin_unlock(&c.g.cache_lock)
+    return file
+
+
+cdef inline void get_file(vcpu_t *c, u32 file) noexcept nogil:
+    if file:
+        fetch_add32_relaxed(&c.files[file].refs, 1)
+
+
+cdef inline void file_free_pages(vcpu_t *c, u32 file) noexcept nogil:
+    cdef u64 first = get64(&c.files[file].first)
+    cdef u64 i
+    cdef u32 pfn
+    for i in range(first, first + ld64_relaxed(&c.files[file].npages)):
+        pfn = ld32_acquire(&c.cache[i])
+        if pfn:
+            st32_relaxed(&c.cache[i], 0)
+            if put_frame_testzero(c, pfn):
+                release_frames(c, &pfn, 1)
+
+
+cdef inline void put_file(vcpu_t *c, u32 file) noexcept nogil:
+    if file and fetch_add32(&c.files[file].refs, <u32> -1) == 1:
+        file_free_pages(c, file)
+
+
+cdef inline u32 find_page(vcpu_t *c, u32 file, u64 pgoff) noexcept nogil:
+    """The page's frame if it is in the cache already, else 0."""
+    if pgoff >= ld64_relaxed(&c.files[file].npages):
+        return 0
+    return ld32_acquire(&c.cache[get64(&c.files[file].first) + pgoff])
+
+
+cdef inline u32 find_or_create_page(vcpu_t *c, u32 file, u64 pgoff) noexcept nogil:
+    """The page's frame; pgoff is below npages.  0: out of memory.  No reference is taken: the slot's will do as long
+    as the file is mapped."""
+    cdef u64 slot = get64(&c.files[file].first) + pgoff
+    cdef u32 pfn = ld32_acquire(&c.cache[slot])         # acquire: pairs with the exchange that filled the slot
+    cdef u32 other
+    if pfn:
+        return pfn
+    pfn = alloc_zeroed_frame(c, SHMM_FRAME_FILE)
+    if pfn == 0:
+        return 0
+    other = cmpxchg32(&c.cache[slot], 0, pfn)
+    if other:
+        free_frame(c, pfn)
+        return other
+    charge(c)
+    lru_add(c, pfn)
+    return pfn

@@ -1,0 +1,117 @@
+"""Faults on file mappings: classical only (the series dropped its file support in v1).
+
+    do_read_fault     maps the page and its cached neighbours, read-only (fault-around, 16 pages by default)
+    do_cow_fault      a write to a private mapping: a copy, anonymous from now on
+    do_shared_fault   a write to a shared mapping: the page itself, writable
+
+mmap_lock held for read; each takes the ptl to write its ptes.  A page beyond the file's end is SIGBUS."""
+
+from shmm.arch.arch cimport a64, copy_page, ld64_relaxed, st64_release, u32, u64, get32
+from shmm.layout cimport (
+    SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_WRITE,
+    SHMM_PTRS_PER, SHMM_VM_SHARED, vcpu_t,
+)
+from shmm.mm.anon cimport anon_vma_prepare
+from shmm.mm.file cimport find_or_create_page, find_page
+from shmm.mm.frame cimport add_batched, alloc_frame, charge, frame_bytes, free_frame, get_frame, uncharge_one
+from shmm.mm.lru cimport lru_add
+from shmm.mm.page_table cimport PTE, entry_index
+from shmm.mm.vma cimport linear_page_index, vm_get_page_prot
+from shmm.mm.walk cimport (
+    FAULT_WRITE, VM_FAULT_OOM, VM_FAULT_SIGBUS, pte_map_lock, pte_unmap_unlock, vm_fault_t,
+)
+
+
+cdef inline u64 file_pte(vcpu_t *c, vm_fault_t *vmf, u32 pfn) noexcept nogil:
+    """A pte for reading.  A shared file page stays write-protected until the first write, so that the file system
+    hears of it; shared anonymous memory has nobody to tell."""
+    cdef u64 prot = vm_get_page_prot(vmf.vma.flags)
+    if not get32(&c.files[vmf.vma.file].shmem):
+        prot &= ~SHMM_PTE_WRITE
+    return <u64> pfn << SHMM_PAGE_SHIFT | prot
+
+
+cdef inline bint map_file_page(vcpu_t *c, vm_fault_t *vmf, a64 *pte, u32 pfn, u64 bits) noexcept nogil:
+    """Under the ptl: fills an empty pte with a file page."""
+    if ld64_relaxed(pte) != 0:
+        return False
+    get_frame(c, pfn)
+    st64_release(pte, file_pte(c, vmf, pfn) | bits)
+    add_batched(&c.me.rss_file, &vmf.mm.rss_file, 1)
+    return True
+
+
+cdef inline void do_fault_around(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    """Under the ptl: maps cached pages in the aligned window around the fault, within VMA, table and file."""
+    cdef u64 n = c.g.fault_around
+    cdef u64 here = entry_index(vmf.address, PTE)
+    cdef u64 before = (vmf.address - vmf.vma.start) >> SHMM_PAGE_SHIFT
+    cdef u64 first = max(here & ~(n - 1), here - min(here, before))
+    cdef u64 last = min(min((here & ~(n - 1)) + n, <u64> SHMM_PTRS_PER),
+                        here + ((vmf.vma.end - vmf.address) >> SHMM_PAGE_SHIFT))
+    cdef u64 pgoff = linear_page_index(&vmf.vma, vmf.address) - here
+    cdef u64 npages = ld64_relaxed(&c.files[vmf.vma.file].npages)
+    cdef bint cached = not get32(&c.files[vmf.vma.file].shmem)
+    cdef u64 i
+    cdef u32 pfn
+    for i in range(first, last):
+        if i == here or pgoff + i >= npages or ld64_relaxed(vmf.pte + i - here) != 0:
+            continue
+        pfn = find_or_create_page(c, vmf.vma.file, pgoff + i) if cached else find_page(c, vmf.vma.file, pgoff + i)
+        if pfn:
+            map_file_page(c, vmf, vmf.pte + i - here, pfn, 0)
+
+
+cdef inline u32 do_read_fault(vcpu_t *c, vm_fault_t *vmf, u32 pfn) noexcept nogil:
+    pte_map_lock(c, vmf)
+    map_file_page(c, vmf, vmf.pte, pfn, SHMM_PTE_ACCESSED)
+    if c.g.fault_around > 1:
+        do_fault_around(c, vmf)
+    pte_unmap_unlock(vmf)
+    return 0
+
+
+cdef inline u32 do_shared_fault(vcpu_t *c, vm_fault_t *vmf, u32 pfn) noexcept nogil:
+    pte_map_lock(c, vmf)
+    map_file_page(c, vmf, vmf.pte, pfn, SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
+    pte_unmap_unlock(vmf)
+    return 0
+
+
+cdef inline u32 do_cow_fault(vcpu_t *c, vm_fault_t *vmf, u32 page) noexcept nogil:
+    cdef u32 pfn
+    if not anon_vma_prepare(c, vmf.mm, vmf.vma.vma):
+        return VM_FAULT_OOM
+    pfn = alloc_frame(c, SHMM_FRAME_ANON)
+    if pfn == 0:
+        return VM_FAULT_OOM
+    copy_page(frame_bytes(c, pfn), frame_bytes(c, page), SHMM_PAGE_SIZE)
+    charge(c)
+    pte_map_lock(c, vmf)
+    if ld64_relaxed(vmf.pte) != 0:
+        pte_unmap_unlock(vmf)
+        uncharge_one(c)
+        free_frame(c, pfn)
+        return 0
+    add_batched(&c.me.rss_anon, &vmf.mm.rss_anon, 1)
+    lru_add(c, pfn)
+    # release: pairs with the MMU's acquire load, which then sees the copy whole
+    st64_release(vmf.pte, <u64> pfn << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
+                 | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
+    pte_unmap_unlock(vmf)
+    return 0
+
+
+cdef inline u32 do_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    cdef u64 pgoff = linear_page_index(&vmf.vma, vmf.address)
+    cdef u32 pfn
+    if pgoff >= ld64_relaxed(&c.files[vmf.vma.file].npages):
+        return VM_FAULT_SIGBUS
+    pfn = find_or_create_page(c, vmf.vma.file, pgoff)
+    if pfn == 0:
+        return VM_FAULT_OOM
+    if not vmf.flags & FAULT_WRITE:
+        return do_read_fault(c, vmf, pfn)
+    if vmf.vma.flags & SHMM_VM_SHARED:
+        return do_shared_fault(c, vmf, pfn)
+    return do_cow_fault(c, vmf, pfn)

@@ -1,0 +1,61 @@
+"""find_vma: the first VMA that ends above an address, and the searches for free address space.
+
+find_vma is the same descent for everybody.  With mmap_lock held its answer is right; under rcu_read_lock alone it is a
+guess that some VMA slot is meant (vma_tree.pxd T1 to T3), to be used only after a sequence check."""
+
+from shmm.arch.arch cimport get32, get64, ld32_acquire, u32, u64
+from shmm.layout cimport SHMM_MMAP_MIN, mm_t, vcpu_t
+from shmm.mm.vma cimport vma_end, vma_start
+from shmm.mm.vma_tree cimport left_of, prev_vma, right_of
+
+
+cdef inline u32 find_vma(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
+    """The lowest VMA whose end is above addr, or 0.  It may begin above addr."""
+    cdef u32 node = ld32_acquire(&mm.vma_root)          # acquires: pair with the releases of vma_tree (T1)
+    cdef u32 best = 0
+    while node:
+        if vma_end(c, node) > addr:
+            best = node
+            if vma_start(c, node) <= addr:
+                break
+            node = ld32_acquire(&c.vmas[node].left)
+        else:
+            node = ld32_acquire(&c.vmas[node].right)
+    return best
+
+
+cdef inline u32 find_vma_intersection(vcpu_t *c, mm_t *mm, u64 start, u64 end) noexcept nogil:
+    """The first VMA that overlaps [start, end), or 0.  mmap_lock held."""
+    cdef u32 v = find_vma(c, mm, start)
+    return v if v and vma_start(c, v) < end else 0
+
+
+cdef inline u64 hole_below(vcpu_t *c, u32 v, u64 length, u64 high) noexcept nogil:
+    """The highest address for length bytes in the hole before v, below high; 0: it does not fit."""
+    cdef u32 prev = prev_vma(c, v)
+    cdef u64 low = max(vma_end(c, prev) if prev else 0, <u64> SHMM_MMAP_MIN)
+    high = min(high, vma_start(c, v))
+    return high - length if high > low and high - low >= length else 0
+
+
+cdef inline u64 highest_hole(vcpu_t *c, u32 v, u64 length, u64 high) noexcept nogil:
+    """In the subtree v, right to left, passing over subtrees without a large enough gap."""
+    cdef u64 addr
+    if v == 0 or get64(&c.vmas[v].subtree_gap) < length:
+        return 0
+    if vma_start(c, v) < high:          # else everything to the right is above high
+        addr = highest_hole(c, right_of(c, v), length, high)
+        if addr:
+            return addr
+    addr = hole_below(c, v, length, high)
+    return addr if addr else highest_hole(c, left_of(c, v), length, high)
+
+
+cdef inline u64 unmapped_area_topdown(vcpu_t *c, mm_t *mm, u64 length) noexcept nogil:
+    """The highest free range of length bytes below mmap_base, or 0.  mmap_lock held for write."""
+    cdef u64 high = get64(&mm.mmap_base)
+    cdef u32 last = get32(&mm.vma_last)
+    cdef u64 end = vma_end(c, last) if last else <u64> SHMM_MMAP_MIN
+    if end <= high and high - end >= length:
+        return high - length
+    return highest_hole(c, ld32_acquire(&mm.vma_root), length, high)

@@ -1,0 +1,128 @@
+"""fork: a second address space that shares the first one's private pages until one of them writes.
+
+The parent's mmap_lock is held for write (mmap_seq odd: no speculative COW may overlap).  Only VMAs with an anon_vma
+have their ptes copied; the others' pages can be faulted in again (vma_needs_copy).  A copied page loses write
+permission in both and its `exclusive` mark; the parent's TLBs are flushed before its lock is dropped, or a stale writable
+translation would write to a page the child now shares."""
+
+from libc.errno cimport EINVAL, ENOMEM
+
+from shmm.arch.arch cimport (
+    a64, cmpxchg64, fetch_add64_relaxed, get32, get64, i64, ld32_relaxed, ld64_acquire, ld64_relaxed, put64,
+    st32_relaxed, st64_release, u32, u64,
+)
+from shmm.layout cimport (
+    SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_VM_DONTCOPY,
+    SHMM_VM_LOCKED, SHMM_VM_SHARED, mm_t, vcpu_t,
+)
+from shmm.mm.anon cimport anon_vma_alloc
+from shmm.mm.file cimport get_file
+from shmm.mm.frame cimport get_frame
+from shmm.mm.mm cimport current_mm, exit_mmap, mm_init
+from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
+from shmm.mm.page_table cimport (
+    PMD, PTE, end_of_entry, entry_index, find_pmd, pmd_alloc, pte_lockptr, pte_pfn, table_entry,
+)
+from shmm.mm.shootdown cimport flush_tlb_mm
+from shmm.mm.spinlock cimport spin_lock, spin_unlock
+from shmm.mm.vma cimport vm_area_alloc, vma_end, vma_start
+from shmm.mm.vma_tree cimport next_vma, vma_link
+
+
+cdef inline void copy_present_pte(vcpu_t *c, mm_t *new, a64 *src, a64 *dst, bint shared) noexcept nogil:
+    """Under the parent's ptl; the child's table is not visible to anyone yet."""
+    cdef u64 pte = ld64_relaxed(src)
+    cdef u32 pfn
+    if pte == 0:
+        return
+    if not shared:
+        while cmpxchg64(src, pte, pte & ~SHMM_PTE_WRITE) != pte:        # the MMU may set a bit meanwhile
+            pte = ld64_relaxed(src)
+        pte &= ~SHMM_PTE_WRITE
+    if not pte & SHMM_PTE_SPECIAL:
+        pfn = pte_pfn(pte)
+        get_frame(c, pfn)
+        if ld32_relaxed(&c.frames[pfn].kind) == SHMM_FRAME_ANON:
+            st32_relaxed(&c.frames[pfn].exclusive, 0)
+            fetch_add64_relaxed(&new.rss_anon, 1)
+        else:
+            fetch_add64_relaxed(&new.rss_file, 1)
+    st64_release(dst, pte)
+
+
+cdef inline i64 copy_page_range(vcpu_t *c, mm_t *old, mm_t *new, u64 addr, u64 end, bint shared) noexcept nogil:
+    cdef a64 *src
+    cdef a64 *dst
+    cdef u64 stop, pmd
+    while addr < end:
+        stop = end_of_entry(addr, end, PMD)
+        src = find_pmd(c, old, addr)
+        if src == NULL:
+            addr = end_of_entry(addr, end, PMD + 1)
+            continue
+        pmd = ld64_acquire(src)
+        if pmd == 0:
+            addr = stop
+            continue
+        dst = pmd_alloc(c, new, addr)
+        if dst == NULL:
+            return -ENOMEM
+        src = table_entry(c, pte_pfn(pmd), entry_index(addr, PTE))
+        dst = table_entry(c, pte_pfn(ld64_acquire(dst)), entry_index(addr, PTE))
+        spin_lock(c, pte_lockptr(c, pmd))
+        while addr < stop:
+            copy_present_pte(c, new, src, dst, shared)
+            src += 1
+            dst += 1
+            addr += SHMM_PAGE_SIZE
+        spin_unlock(pte_lockptr(c, pmd))
+    return 0
+
+
+cdef inline i64 dup_vma(vcpu_t *c, mm_t *old, mm_t *new, u32 vma) noexcept nogil:
+    cdef u64 flags = ld64_relaxed(&c.vmas[vma].flags)
+    cdef u32 file = ld32_relaxed(&c.vmas[vma].file)
+    cdef u32 anon
+    cdef u32 copy = vm_area_alloc(c, <u32> (new - c.mms), vma_start(c, vma), vma_end(c, vma), flags & ~SHMM_VM_LOCKED,
+                                  ld64_relaxed(&c.vmas[vma].pgoff), file)
+    if copy == 0:
+        return -ENOMEM
+    get_file(c, file)
+    vma_link(c, new, copy)
+    put64(&new.total_vm, get64(&new.total_vm) + ((vma_end(c, vma) - vma_start(c, vma)) >> SHMM_PAGE_SHIFT))
+    if ld32_relaxed(&c.vmas[vma].anon_vma) == 0:
+        return 0
+    anon = anon_vma_alloc(c)
+    if anon == 0:
+        return -ENOMEM
+    st32_relaxed(&c.vmas[copy].anon_vma, anon)
+    return copy_page_range(c, old, new, vma_start(c, vma), vma_end(c, vma), flags & SHMM_VM_SHARED != 0)
+
+
+cdef inline i64 dup_mmap(vcpu_t *c, mm_t *old, mm_t *new) noexcept nogil:
+    cdef u32 vma
+    cdef i64 err = 0
+    mmap_write_lock(c, old)
+    put64(&new.brk, get64(&old.brk))
+    vma = get32(&old.vma_first)
+    while vma and err == 0:
+        if not ld64_relaxed(&c.vmas[vma].flags) & SHMM_VM_DONTCOPY:
+            err = dup_vma(c, old, new, vma)
+        vma = next_vma(c, vma)
+    flush_tlb_mm(c, old)
+    mmap_write_unlock(c, old)
+    return err
+
+
+cdef inline i64 mm_fork(vcpu_t *c, u32 slot) noexcept nogil:
+    """Makes slot a copy of the address space this CPU runs; nobody runs the copy yet.  0 or negative errno."""
+    cdef mm_t *old = current_mm(c)
+    cdef i64 err
+    if slot == 0 or slot >= c.g.nmm or ld32_relaxed(&c.me.mm) == 0:
+        return -EINVAL
+    err = mm_init(c, &c.mms[slot], get64(&old.mmap_base), get64(&old.start_brk))
+    if err == 0:
+        err = dup_mmap(c, old, &c.mms[slot])
+        if err:
+            exit_mmap(c, &c.mms[slot])
+    return err

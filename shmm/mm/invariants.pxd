@@ -1,0 +1,207 @@
+"""The lettered invariants of layout.h, as code.  One function per letter; all CPUs stopped (or, in an engine that can
+stop the world, between two steps).
+
+Each returns the number of breaches it found and fills `found` with the first, so that a checker can stop at once and
+a launcher can print a line.  I3 is checked where a translation is used (mmu.pxd)."""
+
+from shmm.arch.arch cimport a32, get32, get64, ld32_relaxed, ld64_relaxed, u32, u64
+from shmm.layout cimport (
+    SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_SWAP, SHMM_C_pgalloc, SHMM_C_pgfree, SHMM_C_spf_abort, SHMM_C_spf_attempt,
+    SHMM_C_spf_success, SHMM_FRAME_FREE, SHMM_FRAME_TABLE, SHMM_IRQ_OFF, SHMM_PAGE_SHIFT, SHMM_PTE_PRESENT,
+    SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER, SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_WRITE,
+    mm_t, vcpu_t,
+)
+from shmm.mm.find_vma cimport find_vma
+from shmm.mm.page_table cimport PGD, PTE, entry_shift, pte_pfn, table_entry
+from shmm.mm.vma cimport vma_end, vma_start
+from shmm.mm.vma_tree cimport gap_before, is_red, left_of, next_vma, parent_of, right_of
+
+cdef struct breach_t:
+    u32 invariant               # 1 for I1 ...
+    u32 mm
+    const char *what
+    u64 where, got, want
+
+
+cdef inline u64 breach(breach_t *found, u32 invariant, u32 mm, const char *what, u64 where, u64 got,
+                       u64 want) noexcept nogil:
+    if found.invariant == 0:
+        found.invariant = invariant
+        found.mm = mm
+        found.what = what
+        found.where = where
+        found.got = got
+        found.want = want
+    return 1
+
+
+cdef inline u64 check_child(vcpu_t *c, u32 mm, u32 v, u32 child, u64 *bad, breach_t *found) noexcept nogil:
+    """The link between v and its child; returns the child's subtree gap."""
+    if child == 0:
+        return 0
+    if parent_of(c, child) != v:
+        bad[0] += breach(found, 1, mm, b"parent link", vma_start(c, child), parent_of(c, child), v)
+    if is_red(c, v) and is_red(c, child):
+        bad[0] += breach(found, 1, mm, b"red child of a red node", vma_start(c, child), 1, 0)
+    return get64(&c.vmas[child].subtree_gap)
+
+
+cdef inline u64 check_node(vcpu_t *c, u32 mm, u32 v, u64 *bad, breach_t *found, u64 *vmas) noexcept nogil:
+    """A subtree of the VMA tree; returns its black height and adds its nodes to vmas."""
+    cdef u64 left, right
+    cdef u64 gap = gap_before(c, v)
+    vmas[0] += 1
+    gap = max(gap, check_child(c, mm, v, left_of(c, v), bad, found))
+    gap = max(gap, check_child(c, mm, v, right_of(c, v), bad, found))
+    if get64(&c.vmas[v].subtree_gap) != gap:
+        bad[0] += breach(found, 1, mm, b"subtree gap", vma_start(c, v), get64(&c.vmas[v].subtree_gap), gap)
+    left = check_node(c, mm, left_of(c, v), bad, found, vmas) if left_of(c, v) else 0
+    right = check_node(c, mm, right_of(c, v), bad, found, vmas) if right_of(c, v) else 0
+    if left != right:
+        bad[0] += breach(found, 1, mm, b"black height", vma_start(c, v), left, right)
+    return left + (0 if is_red(c, v) else 1)
+
+
+cdef inline u64 check_I1(vcpu_t *c, u32 slot, breach_t *found) noexcept nogil:
+    """Tree and list of one mm."""
+    cdef mm_t *mm = &c.mms[slot]
+    cdef u32 v = get32(&mm.vma_first)
+    cdef u64 at = 0
+    cdef u64 bad = 0
+    cdef u64 listed = 0
+    cdef u64 treed = 0
+    if ld32_relaxed(&mm.vma_root):
+        check_node(c, slot, ld32_relaxed(&mm.vma_root), &bad, found, &treed)
+    while v and listed <= treed:
+        listed += 1
+        if vma_start(c, v) < at or vma_end(c, v) <= vma_start(c, v):
+            bad += breach(found, 1, slot, b"overlap or order", vma_start(c, v), at, vma_end(c, v))
+        if find_vma(c, mm, vma_start(c, v)) != v:
+            bad += breach(found, 1, slot, b"not found in the tree", vma_start(c, v),
+                          find_vma(c, mm, vma_start(c, v)), v)
+        if get32(&c.vmas[v].freed) or get32(&c.vmas[v].mm) != slot:
+            bad += breach(found, 1, slot, b"freed or foreign VMA in the list", vma_start(c, v), v, slot)
+        at = vma_end(c, v)
+        v = next_vma(c, v)
+    if listed != treed or listed != get32(&mm.map_count):
+        bad += breach(found, 1, slot, b"VMAs in list and tree", 0, listed, treed)
+    return bad
+
+
+cdef inline u64 check_pte(vcpu_t *c, u32 slot, u64 addr, u64 pte, u32 *refs, breach_t *found) noexcept nogil:
+    cdef u32 v = find_vma(c, &c.mms[slot], addr)
+    cdef u32 pfn = pte_pfn(pte)
+    cdef u64 flags
+    if v == 0 or vma_start(c, v) > addr:
+        return breach(found, 2, slot, b"page mapped outside any VMA", addr, pte, 0)
+    flags = ld64_relaxed(&c.vmas[v].flags)
+    if pte & SHMM_PTE_WRITE and not flags & SHMM_VM_WRITE:
+        return breach(found, 2, slot, b"writable page in a read-only VMA", addr, pte, flags)
+    if pte & SHMM_PTE_PRESENT and not flags & (SHMM_VM_READ | SHMM_VM_WRITE | SHMM_VM_EXEC):
+        return breach(found, 2, slot, b"accessible page in a PROT_NONE VMA", addr, pte, flags)
+    if pte & SHMM_PTE_SPECIAL:
+        return 0
+    if pfn == 0 or pfn >= c.g.nframe or ld32_relaxed(&c.frames[pfn].kind) == SHMM_FRAME_FREE:
+        return breach(found, 2, slot, b"page maps a free frame", addr, pfn, 0)
+    refs[pfn] += 1
+    return 0
+
+
+cdef inline u64 check_table(vcpu_t *c, u32 slot, u32 table, u32 level, u64 base, u32 *refs,
+                            breach_t *found) noexcept nogil:
+    cdef u64 bad = 0
+    cdef u64 entry
+    cdef u32 i
+    refs[table] += 1
+    if ld32_relaxed(&c.frames[table].kind) != SHMM_FRAME_TABLE or get32(&c.frames[table].level) != level:
+        return breach(found, 2, slot, b"not a table of this level", base, table, level)
+    if ld32_relaxed(&c.frames[table].ptl):
+        bad += breach(found, 6, slot, b"page-table lock held", base, ld32_relaxed(&c.frames[table].ptl), 0)
+    for i in range(SHMM_PTRS_PER):
+        entry = ld64_relaxed(table_entry(c, table, i))
+        if entry == 0:
+            continue
+        if level > PTE:
+            bad += check_table(c, slot, pte_pfn(entry), level - 1, base + (<u64> i << entry_shift(level)), refs, found)
+        elif entry & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE):
+            bad += check_pte(c, slot, base + (<u64> i << SHMM_PAGE_SHIFT), entry, refs, found)
+    return bad
+
+
+cdef inline u64 check_I2_I4(vcpu_t *c, u32 *refs, breach_t *found) noexcept nogil:
+    """Every mm's tables against the frames; refs is zeroed scratch of nframe words."""
+    cdef u64 bad = 0
+    cdef u64 i
+    cdef u32 used
+    for i in range(1, c.g.nmm):
+        if get32(&c.mms[i].in_use):
+            bad += check_table(c, <u32> i, get32(&c.mms[i].pgd), PGD, 0, refs, found)
+    for i in range(1, get64(&c.g.cache_used)):
+        if ld32_relaxed(&c.cache[i]):
+            refs[ld32_relaxed(&c.cache[i])] += 1
+    for i in range(1, c.g.nframe):
+        used = 0 if ld32_relaxed(&c.frames[i].kind) == SHMM_FRAME_FREE else ld32_relaxed(&c.frames[i].refs)
+        if used != refs[i]:
+            bad += breach(found, 4 if refs[i] == 0 else 2, 0, b"frame references", i, used, refs[i])
+    return bad
+
+
+cdef inline u64 sum_counter(vcpu_t *c, u32 which) noexcept nogil:
+    cdef u64 sum = 0
+    cdef u32 cpu
+    for cpu in range(c.g.ncpu):
+        sum += ld64_relaxed(&c.cpus[cpu].counter[which])
+    return sum
+
+
+cdef inline u64 frames_in_use(vcpu_t *c) noexcept nogil:
+    cdef u64 n = 0
+    cdef u32 i
+    for i in range(1, c.g.nframe):
+        n += ld32_relaxed(&c.frames[i].kind) != SHMM_FRAME_FREE
+    return n
+
+
+cdef inline u64 check_I5(vcpu_t *c, breach_t *found) noexcept nogil:
+    cdef u64 attempts = sum_counter(c, SHMM_C_spf_attempt)
+    cdef u64 aborts = sum_counter(c, SHMM_C_spf_abort)
+    cdef u64 named = 0
+    cdef u64 bad = 0
+    cdef u32 i
+    for i in range(SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_SWAP + 1):
+        named += sum_counter(c, i)
+    if attempts != aborts + sum_counter(c, SHMM_C_spf_success):
+        bad += breach(found, 5, 0, b"attempts = successes + aborts", 0, attempts,
+                      aborts + sum_counter(c, SHMM_C_spf_success))
+    if named != aborts:
+        bad += breach(found, 5, 0, b"aborts = sum of the named aborts", 0, aborts, named)
+    if sum_counter(c, SHMM_C_pgalloc) - sum_counter(c, SHMM_C_pgfree) != frames_in_use(c):
+        bad += breach(found, 5, 0, b"allocated - freed = in use", 0,
+                      sum_counter(c, SHMM_C_pgalloc) - sum_counter(c, SHMM_C_pgfree), frames_in_use(c))
+    return bad
+
+
+cdef inline u64 check_free(a32 *lock, const char *name, breach_t *found) noexcept nogil:
+    """A spinlock that nobody should hold: where is the cpu that does."""
+    return breach(found, 6, 0, name, ld32_relaxed(lock) - 1, ld32_relaxed(lock), 0) if ld32_relaxed(lock) else 0
+
+
+cdef inline u64 check_I6(vcpu_t *c, breach_t *found) noexcept nogil:
+    cdef u64 bad = 0
+    cdef u32 i
+    for i in range(1, c.g.nmm):
+        if ld64_relaxed(&c.mms[i].mmap_seq) & 1:
+            bad += breach(found, 6, i, b"mmap_seq is odd", 0, ld64_relaxed(&c.mms[i].mmap_seq), 0)
+        if ld64_relaxed(&c.mms[i].mmap_lock.count):
+            bad += breach(found, 6, i, b"mmap_lock held", 0, ld64_relaxed(&c.mms[i].mmap_lock.count), 0)
+        if ld32_relaxed(&c.mms[i].page_table_lock):
+            bad += breach(found, 6, i, b"page_table_lock held", 0, ld32_relaxed(&c.mms[i].page_table_lock), 0)
+    for i in range(c.g.ncpu):
+        if ld64_relaxed(&c.cpus[i].state) & SHMM_IRQ_OFF or get32(&c.cpus[i].irq_depth):
+            bad += breach(found, 6, 0, b"interrupts off on cpu", i, ld64_relaxed(&c.cpus[i].state), 0)
+        if get32(&c.cpus[i].rcu_depth):
+            bad += breach(found, 6, 0, b"RCU section left open on cpu", i, get32(&c.cpus[i].rcu_depth), 0)
+    return (bad + check_free(&c.g.zone.lock, b"zone.lock", found) + check_free(&c.g.lru_lock, b"lru_lock", found)
+            + check_free(&c.g.vma_pool.lock, b"vma_pool.lock", found)
+            + check_free(&c.g.anon_pool.lock, b"anon_pool.lock", found)
+            + check_free(&c.g.cache_lock, b"cache_lock", found) + check_free(&c.g.rcu_lock, b"rcu_lock", found))

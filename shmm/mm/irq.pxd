@@ -1,0 +1,111 @@
+"""A CPU's state: interrupts on or off, user or kernel mode, running or asleep.  One word, written by its owner.
+
+  irq_disable / irq_enable      nest; while off, no request of another CPU is acted upon
+  insn_begin / insn_fault / insn_end   one load or store of a program: lookup and access with interrupts off, so that
+                                a shootdown sees it whole; insn_fault is the exception entry, which turns them on
+  kernel_enter / kernel_exit    a system call
+  sleep_begin / sleep_end       around anything that gives the core away
+
+Guarantees.
+  G1  Between irq_disable and irq_enable no TLB entry and no page table that this CPU can still reach is given away:
+      a shootdown that began before the section was handled at its start, one that begins later waits for its end.
+  G2  A CPU outside KERNEL is in an RCU quiescent state, and so is one that is asleep (context tracking): grace
+      periods and shootdowns never wait for a program that the host has descheduled.
+
+The full barrier at each beginning is the price of both: it pairs with C in ipi.pxd and with D in rcu.pxd."""
+
+from shmm.arch.arch cimport barrier, get32, ld64_relaxed, put32, st64_mb, st64_relaxed, st64_release, u32, u64
+from shmm.layout cimport (
+    SHMM_ASLEEP, SHMM_ENTRY_ONE, SHMM_IPI_SIGNAL, SHMM_IRQ_OFF, SHMM_KERNEL, SHMM_SECTION_ONE, vcpu_t,
+)
+from shmm.mm.ipi cimport ipi_handle
+
+
+cdef inline void irq_handle_pending(vcpu_t *c) noexcept nogil:
+    """Interrupts are on and the mailbox is not empty: take the interrupt."""
+    cdef u64 state
+    while ld64_relaxed(&c.me.ipi_req):
+        put32(&c.me.irq_depth, 1)
+        state = ld64_relaxed(&c.me.state)
+        st64_mb(&c.me.state, (state + SHMM_SECTION_ONE) | SHMM_IRQ_OFF)
+        ipi_handle(c)
+        put32(&c.me.irq_depth, 0)
+        st64_release(&c.me.state, ld64_relaxed(&c.me.state) & ~SHMM_IRQ_OFF)
+        barrier()
+
+
+cdef inline void irq_disable(vcpu_t *c) noexcept nogil:
+    cdef u32 depth = get32(&c.me.irq_depth)
+    cdef u64 state
+    put32(&c.me.irq_depth, depth + 1)
+    if depth:
+        return
+    state = (ld64_relaxed(&c.me.state) + SHMM_SECTION_ONE) | SHMM_IRQ_OFF
+    if c.g.ipi_policy == SHMM_IPI_SIGNAL:
+        st64_relaxed(&c.me.state, state)        # soft-masked: the signal itself orders, on this very CPU
+        barrier()
+        return
+    st64_mb(&c.me.state, state)                 # C: pairs with the fence between ipi_post and ipi_wait
+    if ld64_relaxed(&c.me.ipi_req):
+        ipi_handle(c)
+
+
+cdef inline void irq_enable(vcpu_t *c) noexcept nogil:
+    cdef u32 depth = get32(&c.me.irq_depth) - 1
+    put32(&c.me.irq_depth, depth)
+    if depth:
+        return
+    barrier()
+    # release: pairs with the acquire in ipi_wait; the section's reads are over when a waiter sees it end
+    st64_release(&c.me.state, ld64_relaxed(&c.me.state) & ~SHMM_IRQ_OFF)
+    barrier()
+    if ld64_relaxed(&c.me.ipi_req):
+        irq_handle_pending(c)
+
+
+cdef inline void insn_begin(vcpu_t *c) noexcept nogil:
+    cdef u64 state = ld64_relaxed(&c.me.state)
+    put32(&c.me.irq_depth, 1)
+    # C and D at once: an instruction is an irq-off section and an RCU reader
+    st64_mb(&c.me.state, (state + SHMM_SECTION_ONE + SHMM_ENTRY_ONE) | SHMM_IRQ_OFF | SHMM_KERNEL)
+    if ld64_relaxed(&c.me.ipi_req):
+        ipi_handle(c)
+
+
+cdef inline void insn_fault(vcpu_t *c) noexcept nogil:
+    """The instruction faulted: still in the kernel, interrupts on."""
+    irq_enable(c)
+
+
+cdef inline void insn_end(vcpu_t *c) noexcept nogil:
+    put32(&c.me.irq_depth, 0)
+    barrier()
+    # release: pairs with the acquires in ipi_wait and rcu_quiescent
+    st64_release(&c.me.state, ld64_relaxed(&c.me.state) & ~(SHMM_IRQ_OFF | SHMM_KERNEL))
+    barrier()
+    if ld64_relaxed(&c.me.ipi_req):
+        irq_handle_pending(c)
+
+
+cdef inline void kernel_enter(vcpu_t *c) noexcept nogil:
+    # D: pairs with the fence in rcu_start; what this CPU reads from here on, a later grace period waits for
+    st64_mb(&c.me.state, (ld64_relaxed(&c.me.state) + SHMM_ENTRY_ONE) | SHMM_KERNEL)
+
+
+cdef inline void kernel_exit(vcpu_t *c) noexcept nogil:
+    st64_release(&c.me.state, ld64_relaxed(&c.me.state) & ~SHMM_KERNEL)     # pairs with rcu_quiescent's acquire
+
+
+cdef inline u64 sleep_begin(vcpu_t *c) noexcept nogil:
+    """About to give the core away; interrupts on, no RCU section.  Returns what sleep_end wants."""
+    cdef u64 state = ld64_relaxed(&c.me.state)
+    st64_mb(&c.me.state, (state | SHMM_ASLEEP) & ~SHMM_KERNEL)
+    return state & SHMM_KERNEL
+
+
+cdef inline void sleep_end(vcpu_t *c, u64 mode) noexcept nogil:
+    cdef u64 state = ld64_relaxed(&c.me.state)
+    # a full barrier, for it may be an entry to the kernel (D), and a sender may have skipped us asleep (C)
+    st64_mb(&c.me.state, ((state + SHMM_ENTRY_ONE) & ~SHMM_ASLEEP) | mode)
+    if ld64_relaxed(&c.me.ipi_req):
+        irq_handle_pending(c)

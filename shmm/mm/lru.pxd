@@ -1,0 +1,84 @@
+"""The node's LRU list: every anonymous and page-cache frame is on it, under lru_lock.
+
+Adding is batched: a CPU collects 15 new frames, then links them at once (pagevec, PAGEVEC_SIZE of 5.17).  A batch
+holds no reference; it remembers each frame's generation instead, and frames are freed, list membership included, under
+lru_lock.  So a frame that is freed while it waits in somebody's batch is recognised and skipped there.
+Why not a reference per batch entry, as the kernel has: it would cost every fault one more atomic, and make a page
+look shared to the write-protect fault that wants to reuse it."""
+
+from shmm.arch.arch cimport get32, get64, ld32_relaxed, put32, put64, st32_relaxed, u32
+from shmm.layout cimport SHMM_C_lru_drain, SHMM_LRU_BATCH, vcpu_t
+from shmm.mm.frame cimport free_frame, uncharge
+from shmm.mm.spinlock cimport spin_lock, spin_unlock
+from shmm.mm.vmstat cimport count_vm_event
+
+
+cdef inline void lru_link(vcpu_t *c, u32 pfn) noexcept nogil:
+    cdef u32 head = get32(&c.g.lru_head)
+    put32(&c.frames[pfn].lru_prev, 0)
+    put32(&c.frames[pfn].lru_next, head)
+    if head:
+        put32(&c.frames[head].lru_prev, pfn)
+    else:
+        put32(&c.g.lru_tail, pfn)
+    put32(&c.g.lru_head, pfn)
+    put32(&c.frames[pfn].on_lru, 1)
+    put64(&c.g.lru_pages, get64(&c.g.lru_pages) + 1)
+
+
+cdef inline void lru_unlink(vcpu_t *c, u32 pfn) noexcept nogil:
+    """lru_lock held."""
+    cdef u32 prev = get32(&c.frames[pfn].lru_prev)
+    cdef u32 next = get32(&c.frames[pfn].lru_next)
+    if prev:
+        put32(&c.frames[prev].lru_next, next)
+    else:
+        put32(&c.g.lru_head, next)
+    if next:
+        put32(&c.frames[next].lru_prev, prev)
+    else:
+        put32(&c.g.lru_tail, prev)
+    put32(&c.frames[pfn].on_lru, 0)
+    put64(&c.g.lru_pages, get64(&c.g.lru_pages) - 1)
+
+
+cdef inline void lru_add_drain(vcpu_t *c) noexcept nogil:
+    """Links this CPU's batch."""
+    cdef u32 n = get32(&c.me.lru_count)
+    cdef u32 i, pfn
+    if n == 0:
+        return
+    spin_lock(c, &c.g.lru_lock)
+    for i in range(n):
+        pfn = get32(&c.me.lru_frame[i])
+        # the same life as when it was added: freeing moves the generation under this very lock
+        if ld32_relaxed(&c.frames[pfn].gen) == get32(&c.me.lru_gen[i]) and not get32(&c.frames[pfn].on_lru):
+            lru_link(c, pfn)
+    spin_unlock(&c.g.lru_lock)
+    put32(&c.me.lru_count, 0)
+    count_vm_event(c, SHMM_C_lru_drain)
+
+
+cdef inline void lru_add(vcpu_t *c, u32 pfn) noexcept nogil:
+    cdef u32 n = get32(&c.me.lru_count)
+    put32(&c.me.lru_frame[n], pfn)
+    put32(&c.me.lru_gen[n], ld32_relaxed(&c.frames[pfn].gen))
+    put32(&c.me.lru_count, n + 1)
+    if n + 1 == SHMM_LRU_BATCH:
+        lru_add_drain(c)
+
+
+cdef inline void release_frames(vcpu_t *c, const u32 *pfns, u32 n) noexcept nogil:
+    """Frees n data frames whose last reference is gone and that no TLB can reach any more."""
+    cdef u32 i
+    if n == 0:
+        return
+    spin_lock(c, &c.g.lru_lock)
+    for i in range(n):
+        if get32(&c.frames[pfns[i]].on_lru):
+            lru_unlink(c, pfns[i])
+        st32_relaxed(&c.frames[pfns[i]].gen, ld32_relaxed(&c.frames[pfns[i]].gen) + 1)
+    spin_unlock(&c.g.lru_lock)
+    for i in range(n):
+        free_frame(c, pfns[i])
+    uncharge(c, n)

@@ -1,0 +1,112 @@
+"""The speculative page-table walk and its commit primitive (v2 14, 16 and 17/35).
+
+speculative_page_walk_begin/end keep page-table *memory* from being recycled while a walker that holds no lock reads it;
+they say nothing about whether what it reads is still true.  Two policies:
+
+  irq   interrupts off: tables are freed only after a shootdown, which waits for this CPU (G1)
+  rcu   rcu_read_lock: tables are freed only after a grace period; needs table freeing by RCU
+
+The truth of what was read is established once, at the commit, by pte_map_lock:
+
+  1 begin                                           the memory stays
+  2 SEQ1    mmap_seq unchanged?                     then the tables were still linked, the pmd pointer is good
+  3 PMD     the pmd entry still what we walked?     excludes a huge-page collapse, which runs under the read lock
+  4 PTL     try the table's lock, never wait        zap may flush under it and wait for us; and no starvation
+  5 SEQ2    mmap_seq unchanged, now under the lock  any writer from now on meets this lock before it clears our pte
+  6 end                                             interrupts are back on before the pte is written
+
+Step 5 is the invariant the protocol rests on: every writer that tears this table down bumps mmap_seq before and takes
+this ptl after; a faulter that holds the ptl with the old count will be seen, and undone, by that writer."""
+
+from shmm.arch.arch cimport a32, a64, ld64_relaxed, u32, u64
+from shmm.layout cimport (
+    SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1,
+    SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2, SHMM_C_ptl_contended, SHMM_WALK_IRQ, mm_t, vcpu_t,
+)
+from shmm.mm.irq cimport irq_disable, irq_enable
+from shmm.mm.page_table cimport PTE, entry_index, pte_lockptr, pte_pfn, table_entry
+from shmm.mm.rcu cimport rcu_read_lock, rcu_read_unlock
+from shmm.mm.seqcount cimport mmap_seq_read_check
+from shmm.mm.spinlock cimport spin_lock, spin_trylock, spin_unlock
+from shmm.mm.vma cimport vma_copy_t
+from shmm.mm.vmstat cimport count_vm_event
+
+cdef enum:
+    FAULT_WRITE = 1
+    FAULT_INSTRUCTION = 2
+
+cdef enum:                      # what a fault handler returns; 0 is success
+    VM_FAULT_OOM = 1
+    VM_FAULT_SIGBUS = 2
+    VM_FAULT_SIGSEGV = 0x40
+    VM_FAULT_RETRY = 0x400      # speculation gave up
+
+# One fault in progress (struct vm_fault).
+cdef struct vm_fault_t:
+    mm_t *mm
+    vma_copy_t vma
+    u64 address                 # rounded down to the page
+    u32 flags                   # FAULT_*
+    bint speculative
+    u64 seq                     # speculative: mmap_seq at the start
+    a64 *pmd                    # the pmd entry; speculative: do not follow outside begin/end
+    u64 orig_pmd                # what it held when it was walked
+    a64 *pte
+    u64 orig_pte                # what the pte held when it was walked
+    a32 *ptl                    # the lock of the pte's table
+
+
+cdef inline void speculative_page_walk_begin(vcpu_t *c) noexcept nogil:
+    if c.g.walk_policy == SHMM_WALK_IRQ:
+        irq_disable(c)
+    else:
+        rcu_read_lock(c)
+
+
+cdef inline void speculative_page_walk_end(vcpu_t *c) noexcept nogil:
+    if c.g.walk_policy == SHMM_WALK_IRQ:
+        irq_enable(c)
+    else:
+        rcu_read_unlock(c)
+
+
+cdef inline void pte_set_table(vcpu_t *c, vm_fault_t *vmf, u64 pmd) noexcept nogil:
+    vmf.orig_pmd = pmd
+    vmf.pte = table_entry(c, pte_pfn(pmd), entry_index(vmf.address, PTE))
+    vmf.ptl = pte_lockptr(c, pmd)
+
+
+cdef inline bint pte_map_lock_speculative(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    if not mmap_seq_read_check(vmf.mm, vmf.seq):
+        count_vm_event(c, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1)
+        return False
+    if ld64_relaxed(vmf.pmd) != vmf.orig_pmd:
+        count_vm_event(c, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD)
+        return False
+    if not spin_trylock(c, vmf.ptl):
+        count_vm_event(c, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL)
+        return False
+    if not mmap_seq_read_check(vmf.mm, vmf.seq):
+        spin_unlock(vmf.ptl)
+        count_vm_event(c, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2)
+        return False
+    return True
+
+
+cdef inline bint pte_map_lock(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    """Takes the pte's lock.  Speculative: with revalidation; False means that the walk's result is void, and nothing
+    is held.  (One primitive for the kernel's pte_map_lock and pte_spinlock: frames are always mapped here.)"""
+    cdef bint ok
+    if not vmf.speculative:
+        if not spin_trylock(c, vmf.ptl):
+            count_vm_event(c, SHMM_C_ptl_contended)
+            spin_lock(c, vmf.ptl)
+        return True
+    speculative_page_walk_begin(c)
+    ok = pte_map_lock_speculative(c, vmf)
+    speculative_page_walk_end(c)
+    return ok
+
+
+cdef inline void pte_unmap_unlock(vm_fault_t *vmf) noexcept nogil:
+    spin_unlock(vmf.ptl)

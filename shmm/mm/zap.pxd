@@ -1,0 +1,98 @@
+"""Taking pages and tables out of an address space (unmap_vmas, free_pgtables).
+
+    zap_page_range    clears the ptes of a range, table by table, each under its ptl; collects the frames
+    free_pgtables     unlinks the tables that cover nothing but the hole between two VMAs
+
+Both only collect into an mmu_gather, which flushes before it frees (G3).  mmap_lock is held, for read at least: munmap
+comes here downgraded.  Dirty pages of shared files are flushed before their ptl is dropped, as in the kernel, so that
+a page that is cleaned afterwards cannot be dirtied through a stale translation."""
+
+from shmm.arch.arch cimport (
+    a64, fetch_add64_relaxed, get32, i64, ld32_relaxed, ld64_acquire, ld64_relaxed, st64_release, u32, u64, xchg64,
+)
+from shmm.layout cimport (
+    SHMM_FRAME_FILE, SHMM_PAGE_SIZE, SHMM_PTE_DIRTY, SHMM_PTE_SPECIAL, mm_t, vcpu_t,
+)
+from shmm.mm.frame cimport add_batched
+from shmm.mm.mmu_gather cimport (
+    mmu_gather_t, tlb_flush_mmu, tlb_flush_mmu_tlbonly, tlb_full, tlb_remove_page, tlb_remove_table, tlb_track,
+)
+from shmm.mm.page_table cimport (
+    PGD, PMD, PTE, end_of_entry, entry_index, entry_shift, find_pmd, pte_lockptr, pte_pfn, table_entry,
+)
+from shmm.mm.spinlock cimport spin_lock, spin_unlock
+
+
+cdef inline u64 zap_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u64 end) noexcept nogil:
+    """Clears ptes in one table; returns where it stopped: end, or earlier with a full gather."""
+    cdef a64 *entry = table_entry(c, pte_pfn(pmd), entry_index(addr, PTE))
+    cdef i64 anon = 0
+    cdef i64 file = 0
+    cdef bint force_flush = False
+    cdef u64 pte
+    cdef u32 pfn
+    spin_lock(c, pte_lockptr(c, pmd))
+    while addr < end and not tlb_full(c, tlb):
+        if ld64_relaxed(entry) != 0:
+            pte = xchg64(entry, 0)          # atomic: the MMU may be setting the dirty bit
+            tlb_track(tlb, addr, addr + SHMM_PAGE_SIZE)
+            if not pte & SHMM_PTE_SPECIAL:
+                pfn = pte_pfn(pte)
+                if ld32_relaxed(&c.frames[pfn].kind) == SHMM_FRAME_FILE:
+                    file += 1
+                    force_flush |= pte & SHMM_PTE_DIRTY != 0
+                else:
+                    anon += 1
+                tlb_remove_page(c, tlb, pfn)
+        entry += 1
+        addr += SHMM_PAGE_SIZE
+    add_batched(&c.me.rss_anon, &tlb.mm.rss_anon, -anon)
+    add_batched(&c.me.rss_file, &tlb.mm.rss_file, -file)
+    if force_flush:
+        tlb_flush_mmu_tlbonly(c, tlb)       # under the ptl: this is what a speculator must not spin against
+    spin_unlock(pte_lockptr(c, pmd))
+    return addr
+
+
+cdef inline void zap_page_range(vcpu_t *c, mmu_gather_t *tlb, u64 addr, u64 end) noexcept nogil:
+    cdef u64 stop
+    cdef a64 *pmd
+    while addr < end:
+        stop = end_of_entry(addr, end, PMD)
+        pmd = find_pmd(c, tlb.mm, addr)
+        if pmd == NULL:                     # nothing in the whole pud entry, if not more
+            addr = end_of_entry(addr, end, PMD + 1)
+            continue
+        if ld64_acquire(pmd) == 0:
+            addr = stop
+            continue
+        addr = zap_pte_range(c, tlb, ld64_acquire(pmd), addr, stop)
+        if tlb_full(c, tlb):
+            tlb_flush_mmu(c, tlb)           # no lock held here
+
+
+cdef inline void free_table_range(vcpu_t *c, mmu_gather_t *tlb, u32 table, u32 level, u64 addr, u64 end,
+                                  u64 floor, u64 ceiling) noexcept nogil:
+    """Unlinks the tables below this one that lie wholly in [floor, ceiling), children first."""
+    cdef u64 start, stop
+    cdef a64 *entry
+    cdef u32 child
+    while addr < end:
+        stop = end_of_entry(addr, end, level)
+        start = addr >> entry_shift(level) << entry_shift(level)
+        entry = table_entry(c, table, entry_index(addr, level))
+        if ld64_relaxed(entry) != 0:
+            child = pte_pfn(ld64_relaxed(entry))
+            if level > PMD:
+                free_table_range(c, tlb, child, level - 1, addr, stop, floor, ceiling)
+            if start >= floor and start + (<u64> 1 << entry_shift(level)) <= ceiling:
+                st64_release(entry, 0)
+                tlb_track(tlb, addr, stop)
+                tlb_remove_table(c, tlb, child)
+                fetch_add64_relaxed(&tlb.mm.pgtables, <u64> -1)
+        addr = stop
+
+
+cdef inline void free_pgtables(vcpu_t *c, mmu_gather_t *tlb, u64 start, u64 end, u64 floor, u64 ceiling) noexcept nogil:
+    """[start, end) was just unmapped; no VMA lies in [floor, ceiling)."""
+    free_table_range(c, tlb, get32(&tlb.mm.pgd), PGD, start, end, floor, ceiling)

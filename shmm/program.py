@@ -1,0 +1,369 @@
+"""Builds programs: what one CPU does, as a flat array of records (program.h) that every executor interprets.
+
+    p = Program()
+    p.mmap(0, 128 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, dst=1)
+    with p.forever():                       # until the run is stopped
+        p.touch(0, 32768, base=1)           # one store per page, at R[1], R[1] + 4096, ...
+        p.madvise(0, 128 << 20, MADV_DONTNEED, base=1)
+
+Sixteen 64-bit registers, all private to the CPU: R[0] is always 0, R[14] the task's number, R[15] the number
+of tasks.  An effective address is `addr + R[base]`, an effective length `length + R[len_reg]`.  Every method
+that adds a record returns the record's number, counted from the program's first; its result word has the same
+number.  A mistake is a ProgramError (a ValueError) of one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import index
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shmm.layout import CONSTANTS, DTYPES, OPS
+
+INSN = DTYPES["shmm_insn_t"]
+OP: dict[str, int] = {name: code for code, name in enumerate(OPS)}
+EXPECT, MAY_FAIL = CONSTANTS["OPF_EXPECT"], CONSTANTS["OPF_MAY_FAIL"]
+WRITE, COUNT = CONSTANTS["OPF_WRITE"], CONSTANTS["OPF_COUNT"]
+FLAG_NAMES = {"EXPECT": EXPECT, "MAY_FAIL": MAY_FAIL, "WRITE": WRITE, "COUNT": COUNT}
+TASK, TASKS = 14, 15                # registers: the task's number, the number of tasks
+
+_REGISTERS = ("dst", "base", "len_reg")
+_JUMPS = (OP["JMP"], OP["DJNZ"])
+_SLOTS = ("MM", "EXEC", "FORK")
+_HEX = ("addr", "len", "flags", "prot", "aux")
+_RANGE = {name: (int(np.iinfo(INSN[name]).min), int(np.iinfo(INSN[name]).max)) for name in INSN.names or ()}
+
+
+class ProgramError(ValueError):
+    """A record that no executor could run, or text that is not a program."""
+
+
+class Program:
+    """A program under construction; `array()` is the finished one."""
+
+    def __init__(self) -> None:
+        self._records: NDArray[Any] = np.zeros(16, INSN)
+        self._len = 0
+        self._counters: list[int] = []      # registers that enclosing repeats count in
+
+    def __len__(self) -> int:
+        """Records so far, without the END that array() adds."""
+        return self._len
+
+    def __eq__(self, other: object) -> bool:
+        """Equal if the finished programs are equal."""
+        if not isinstance(other, Program):
+            return NotImplemented
+        return bool(np.array_equal(self.array(), other.array()))
+
+    def _reserve(self, extra: int) -> None:
+        if self._len + extra > len(self._records):
+            grown = np.zeros(max(2 * len(self._records), self._len + extra), INSN)
+            grown[: self._len] = self._records[: self._len]
+            self._records = grown
+
+    def add(self, op: str, **fields: int) -> int:
+        """Adds one record by its fields' own names (program.h): what every other method ends in."""
+        pc = self._len
+        if op not in OP:
+            raise ProgramError(f"record {pc}: there is no operation {op!r}")
+        self._validate(pc, op, fields)
+        self._reserve(1)
+        record = self._records[pc]
+        record["op"] = OP[op]
+        for name, value in fields.items():
+            record[name] = value
+        self._len += 1
+        return pc
+
+    def _validate(self, pc: int, op: str, fields: dict[str, int]) -> None:
+        where = f"record {pc} ({op})"
+        for name, value in fields.items():
+            if name not in _RANGE or name == "op":
+                raise ProgramError(f"{where}: there is no field {name!r}")
+            low, high = _RANGE[name] if name not in _REGISTERS else (0, CONSTANTS["REGS"] - 1)
+            if not low <= index(value) <= high:
+                what = "register" if name in _REGISTERS else "length" if name == "len" else name
+                raise ProgramError(f"{where}: {what} {value} is not in {low}..{high}")
+        dst = fields.get("dst", 0)
+        if dst in (TASK, TASKS):
+            raise ProgramError(f"{where}: register {dst} holds the task's number or count, use 1..13")
+        if dst in self._counters:
+            raise ProgramError(f"{where}: register {dst} counts an enclosing repeat, use another")
+        value = fields.get("value", 0)
+        if dst == 0 and op == "DJNZ":
+            raise ProgramError(f"{where}: register 0 is always 0 and cannot count")
+        if (op == "STORE" or op == "TOUCH") and not 0 <= value <= 255:
+            raise ProgramError(f"{where}: value {value} is not a byte")
+        if op in _SLOTS and not 1 <= value < CONSTANTS["MAX_MM"]:
+            raise ProgramError(f"{where}: address space {value} is not in 1..{CONSTANTS['MAX_MM'] - 1}")
+
+    def extend(self, records: NDArray[Any]) -> int:
+        """Adds finished records at once (generated programs are long); returns the first one's number."""
+        if records.dtype != INSN:
+            raise ProgramError(f"records of dtype {records.dtype} are not program records")
+        first = self._len
+        self._reserve(len(records))
+        self._records[first : first + len(records)] = records
+        self._len += len(records)
+        return first
+
+    # ---- system calls: the result, or a negative errno, goes to R[dst] ------------------------------------
+
+    def mmap(
+        self, addr: int, length: int, prot: int, flags: int, *, file: int = 0, offset: int = 0,
+        dst: int = 0, base: int = 0, len_reg: int = 0, expect: int | None = None, may_fail: bool = False,
+        count: bool = False,
+    ) -> int:
+        """R[dst] = mmap(...).  file: index of a file of the segment, 0 is anonymous; offset: bytes."""
+        return self.add(
+            "MMAP", addr=addr, len=length, prot=prot, flags=flags, value=file, aux=offset, dst=dst, base=base,
+            len_reg=len_reg, **_outcome(expect, may_fail, count),
+        )
+
+    def munmap(
+        self, addr: int, length: int, *, base: int = 0, len_reg: int = 0, dst: int = 0,
+        expect: int | None = None, may_fail: bool = False, count: bool = False,
+    ) -> int:
+        """munmap(addr, length)."""
+        return self.add("MUNMAP", addr=addr, len=length, base=base, len_reg=len_reg, dst=dst,
+                        **_outcome(expect, may_fail, count))
+
+    def mprotect(
+        self, addr: int, length: int, prot: int, *, base: int = 0, len_reg: int = 0, dst: int = 0,
+        expect: int | None = None, may_fail: bool = False, count: bool = False,
+    ) -> int:
+        """mprotect(addr, length, prot)."""
+        return self.add("MPROTECT", addr=addr, len=length, prot=prot, base=base, len_reg=len_reg, dst=dst,
+                        **_outcome(expect, may_fail, count))
+
+    def madvise(
+        self, addr: int, length: int, advice: int, *, base: int = 0, len_reg: int = 0, dst: int = 0,
+        expect: int | None = None, may_fail: bool = False, count: bool = False,
+    ) -> int:
+        """madvise(addr, length, advice)."""
+        return self.add("MADVISE", addr=addr, len=length, value=advice, base=base, len_reg=len_reg, dst=dst,
+                        **_outcome(expect, may_fail, count))
+
+    def brk(
+        self, addr: int, *, base: int = 0, dst: int = 0, expect: int | None = None, may_fail: bool = False,
+        count: bool = False,
+    ) -> int:
+        """R[dst] = brk(addr)."""
+        return self.add("BRK", addr=addr, base=base, dst=dst, **_outcome(expect, may_fail, count))
+
+    # ---- accesses: the result is the number of faults taken, or the failure ------------------------------
+
+    def load(
+        self, addr: int, *, base: int = 0, dst: int = 0, expect: int | None = None, may_fail: bool = False,
+        count: bool = False,
+    ) -> int:
+        """R[dst] = the byte at addr."""
+        return self.add("LOAD", addr=addr, base=base, dst=dst, **_outcome(expect, may_fail, count))
+
+    def store(
+        self, addr: int, value: int = 1, *, base: int = 0, expect: int | None = None, may_fail: bool = False,
+        count: bool = False,
+    ) -> int:
+        """The byte at addr = value (0..255)."""
+        return self.add("STORE", addr=addr, value=value, base=base, **_outcome(expect, may_fail, count))
+
+    def fetch(
+        self, addr: int, *, base: int = 0, expect: int | None = None, may_fail: bool = False,
+        count: bool = False,
+    ) -> int:
+        """Executes at addr."""
+        return self.add("FETCH", addr=addr, base=base, **_outcome(expect, may_fail, count))
+
+    def touch(
+        self, addr: int, count: int, stride: int = 4096, *, write: bool = True, value: int = 1, base: int = 0,
+        ops: bool = True, len_reg: int = 0, expect: int | None = None, may_fail: bool = False,
+    ) -> int:
+        """count accesses, stride bytes apart: stores of the byte `value`, or loads.
+
+        ops: each access is one unit of work."""
+        outcome = _outcome(expect, may_fail, ops)
+        outcome["opf"] |= WRITE if write else 0
+        return self.add("TOUCH", addr=addr, count=count, len=stride, value=value, base=base, len_reg=len_reg,
+                        **outcome)
+
+    # ---- registers and control ---------------------------------------------------------------------------
+
+    def lea(self, dst: int, base: int = 0, scale: int = 1, add_reg: int = 0, value: int = 0) -> int:
+        """R[dst] = R[base] * scale + R[add_reg] + value, modulo 2**64; a negative scale is fine."""
+        return self.add("LEA", dst=dst, base=base, count=scale % 2**64, len_reg=add_reg, value=value)
+
+    def rand(self, dst: int, below: int, scale: int = 1, base_value: int = 0) -> int:
+        """R[dst] = base_value + scale * (random number below `below`), from the CPU's seeded generator."""
+        if below < 1:
+            raise ProgramError(f"record {self._len} (RAND): no random number is below {below}")
+        return self.add("RAND", dst=dst, count=below, aux=scale % 2**64, value=base_value)
+
+    def label(self) -> int:
+        """The number of the next record, for jmp and djnz."""
+        return self._len
+
+    def jmp(self, label: int) -> int:
+        """Goes to record `label`."""
+        return self.add("JMP", value=label)
+
+    def djnz(self, reg: int, label: int) -> int:
+        """R[reg] -= 1; goes to record `label` unless R[reg] is now 0."""
+        return self.add("DJNZ", dst=reg, value=label)
+
+    @contextmanager
+    def forever(self) -> Iterator[int]:
+        """Repeats the body until the run is stopped."""
+        start = self.label()
+        yield start
+        self.jmp(start)
+
+    @contextmanager
+    def repeat(self, n: int, reg: int) -> Iterator[int]:
+        """Repeats the body n times (n >= 1), counting down in R[reg], which the body must leave alone."""
+        if n < 1:
+            raise ProgramError(f"record {self._len}: cannot repeat {n} times, a body runs at least once")
+        self.lea(reg, value=n)
+        self._counters.append(reg)
+        start = self.label()
+        yield start
+        self._counters.remove(reg)
+        self.djnz(reg, start)
+
+    def nop(self) -> int:
+        """Does nothing."""
+        return self.add("NOP")
+
+    def barrier(self) -> int:
+        """Waits for all tasks."""
+        return self.add("BARRIER")
+
+    def ops(self, n: int) -> int:
+        """Counts n units of work."""
+        return self.add("OPS", count=n)
+
+    def turn(self, ticket: int) -> int:
+        """Waits until event `ticket` is next (replay)."""
+        return self.add("TURN", value=ticket)
+
+    def next(self, ticket: int, cpu: int) -> int:
+        """Event `ticket` is next; wakes CPU `cpu`."""
+        return self.add("NEXT", value=ticket, count=cpu)
+
+    def end(self) -> int:
+        """The program is over."""
+        return self.add("END")
+
+    # ---- address spaces ------------------------------------------------------------------------------------
+
+    def mm(self, slot: int) -> int:
+        """Runs address space `slot` from now on: a thread of it."""
+        return self.add("MM", value=slot)
+
+    def exec(self, slot: int, mmap_base: int = 0, brk: int = 0) -> int:
+        """Runs a fresh, empty address space in slot `slot`; 0 is the usual place for mappings and heap."""
+        return self.add("EXEC", value=slot, addr=mmap_base, aux=brk)
+
+    def fork(
+        self, slot: int, *, expect: int | None = None, may_fail: bool = False, count: bool = False,
+    ) -> int:
+        """Slot `slot` becomes a copy of the current address space."""
+        return self.add("FORK", value=slot, **_outcome(expect, may_fail, count))
+
+    def exit(self) -> int:
+        """Leaves the current address space; the last one out frees it."""
+        return self.add("EXIT")
+
+    # ---- the finished program ------------------------------------------------------------------------------
+
+    def array(self) -> NDArray[Any]:
+        """The records, closed by an END.  Raises ProgramError for a jump that leaves the program."""
+        records = self._records[: self._len]
+        check_records(records)
+        jumps = records[np.isin(records["op"], _JUMPS)]["value"]
+        if self._len and records[-1]["op"] == OP["END"] and not (jumps == self._len).any():
+            return records.copy()
+        closed = np.zeros(self._len + 1, INSN)
+        closed[:-1] = records
+        closed[-1]["op"] = OP["END"]
+        return closed
+
+    def text(self) -> str:
+        """One record per line: the operation, then each field that is not 0."""
+        return "".join(_format(record) + "\n" for record in self.array())
+
+    @classmethod
+    def parse(cls, text: str) -> Program:
+        """The program that text() printed; empty lines and what follows a # are skipped."""
+        program = cls()
+        for number, line in enumerate(text.splitlines(), 1):
+            words = line.split("#")[0].split()
+            if not words:
+                continue
+            try:
+                program.add(words[0], **dict(_field(word) for word in words[1:]))
+            except ValueError as error:
+                raise ProgramError(f"line {number}: {error}") from None
+        return program
+
+    @classmethod
+    def from_array(cls, records: NDArray[Any]) -> Program:
+        """The program of these records."""
+        program = cls()
+        program.extend(records)
+        check_records(records)
+        return program
+
+
+def check_records(records: NDArray[Any]) -> None:
+    """Raises ProgramError for the first record with an unknown operation, register or jump target."""
+    def refuse(bad: NDArray[np.bool_], field: str, what: str) -> None:
+        if bad.any():
+            pc = int(np.argmax(bad))
+            raise ProgramError(f"record {pc} ({_name(records[pc])}): {what} {int(records[pc][field])}")
+
+    refuse(records["op"] >= len(OPS), "op", "there is no operation")
+    for name in _REGISTERS:
+        refuse(records[name] >= CONSTANTS["REGS"], name, "there is no register")
+    target = records["value"]
+    outside = np.isin(records["op"], _JUMPS) & ((target < 0) | (target > len(records)))
+    refuse(outside, "value", f"the program has records 0..{len(records)}, none to jump to at")
+
+
+def _outcome(expect: int | None, may_fail: bool, count: bool) -> dict[str, int]:
+    opf = (EXPECT if expect is not None else 0) | (MAY_FAIL if may_fail else 0) | (COUNT if count else 0)
+    return {"opf": opf, "expect": expect or 0}
+
+
+def _name(record: Any) -> str:
+    code = int(record["op"])
+    return OPS[code] if code < len(OPS) else str(code)
+
+
+def _format(record: Any) -> str:
+    words = [_name(record)]
+    for name in INSN.names or ():
+        value = int(record[name])
+        if name == "op" or value == 0:
+            continue
+        if name == "opf" and value < 2 * COUNT:
+            words.append("opf=" + "|".join(flag for flag, bit in FLAG_NAMES.items() if value & bit))
+        else:
+            words.append(f"{name}={value:#x}" if name in _HEX else f"{name}={value}")
+    return " ".join(words)
+
+
+def _field(word: str) -> tuple[str, int]:
+    name, equals, value = word.partition("=")
+    if not equals or name not in _RANGE or name == "op":
+        raise ProgramError(f"{word!r} is not field=value with a field of a record")
+    try:
+        if name == "opf" and not value[:1].isdigit():
+            return name, sum({FLAG_NAMES[flag] for flag in value.split("|")})
+        return name, int(value, 0)
+    except (KeyError, ValueError):
+        raise ProgramError(f"{value!r} is not a value for {name}") from None
