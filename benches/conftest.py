@@ -62,6 +62,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info["shmm_host"] = host
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Throughput and speed-up over mmap_lock, a line per workload and number of CPUs."""
     write = terminalreporter.write_line

@@ -13,6 +13,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
 from typing import Any, Self
 
 import multiprocess
@@ -74,13 +75,17 @@ class Crew:
             self._start()
             self.collect(range(self.cpus), START_SECONDS, "start")
             self.frames_at_rest = self.settle()
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self.end_workers()
+            self.segment.__exit__(type(error), error, None)
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
+    ) -> None:
+        self.end_workers()
+        self.segment.__exit__(kind, error, trace)
 
     # ---- start and end -----------------------------------------------------------------------------------
 
@@ -133,8 +138,8 @@ class Crew:
         self.workers.append(process)
         theirs.close()
 
-    def close(self) -> None:
-        """Kills what still lives, reaps it, and unmaps the segment."""
+    def end_workers(self) -> None:
+        """Kills what still lives and reaps it."""
         for process in self.workers:
             if process.is_alive():
                 process.kill()
@@ -146,7 +151,6 @@ class Crew:
             self.gate.close()
             self.gate = None
         self.workers, self.links = [], []
-        self.segment.close()
 
     # ---- commands ------------------------------------------------------------------------------------------
 

@@ -10,7 +10,9 @@ All else, the stack above all, is anonymous memory.  Each page that is far from 
 where stacks are is mapped alone: the vdso, which knows no fault-around.
 
 Extent.  A run reaches from its first to its last page with evidence and, if nothing else is there, down to a
-multiple of 64 KiB: fault-around windows then lie where the kernel's do, and cover no page that they did not cover.
+multiple of 64 KiB: fault-around windows then lie where the kernel's do.  Two pages of one window that were both read
+while absent cannot have been one file mapping in the page cache, or the first fault would have mapped both; so a run
+ends between them (program and vdso, data and bss).
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class Image:
     heap: int | None = None
     access: dict[int, int] = field(default_factory=dict)        # page -> READ | WRITE | EXEC seen there
     repeats: dict[int, int] = field(default_factory=dict)       # page -> faults that found it not present again
+    cuts: set[int] = field(default_factory=set)                 # pages at which a run must begin
     _runs: list[Run] | None = None
 
     def note_fault(self, address: int, error: int, again: bool) -> None:
@@ -54,6 +57,11 @@ class Image:
         self.access[page] = self.access.get(page, 0) | kind
         if again and not error & 1:
             self.repeats[page] = self.repeats.get(page, 0) + 1
+
+    def note_windows(self, pages: set[int]) -> None:
+        """These pages of one fault-around window were all read while absent, in one space."""
+        if len(pages) > 1:
+            self.cuts.update(sorted(pages)[1:])
 
     def note_range(self, start: int, end: int, prot: int | None) -> None:
         """A call that succeeds only on mapped memory (prot: mprotect's) met [start, end), of which nothing is known.
@@ -104,10 +112,10 @@ class Image:
         out: list[Run] = []
         first = last = cluster[0]
         for page in [*cluster[1:], -1]:
-            if page >= 0 and segment_prot(self.access[page]) == segment_prot(self.access[first]):
+            if page >= 0 and page not in self.cuts and segment_prot(self.access[page]) == segment_prot(self.access[first]):
                 last = page
                 continue
-            floor = out[-1].end >> PAGE_SHIFT if out else 0
+            floor = first if first in self.cuts else out[-1].end >> PAGE_SHIFT if out else 0
             start = max(floor, first // WINDOW * WINDOW)
             prot = segment_prot(self.access[first])
             anonymous = prot & WRITE and not self.exec_seen

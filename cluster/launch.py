@@ -53,7 +53,7 @@ class Cluster(Crew):
         self.everyone("run", START_SECONDS, "come to the gate")
         opened = time.monotonic()
         self.open_gate()
-        replies = self._watch(opened, seconds)
+        replies = self._watch(before, opened, seconds)
         at_stop = self._snapshot()
         self.segment.view("seg")["stop"] = 1
         measurement = Measurement.between(before, at_stop, at_stop.time - opened)
@@ -82,7 +82,14 @@ class Cluster(Crew):
         self.runs = 0
 
     def _prepare(self) -> None:
-        """Empty address space, fresh run control, seeded random numbers."""
+        """An empty address space that all CPUs run."""
+        self._reset_control()
+        self._must_succeed(self.call({0: ("exec",)}, STOP_SECONDS, "exec"), "exec")
+        others = {cpu: ("attach",) for cpu in range(1, self.cpus) if not self.job.places_itself(cpu)}
+        self._must_succeed(self.call(others, STOP_SECONDS, "attach"), "attach")
+
+    def _reset_control(self) -> None:
+        """Fresh run control, seeded random numbers."""
         head, cpus = self.segment.view("seg"), self.segment.view("cpu")
         for field in ("stop", "ready", "finished", "barrier_count", "turn"):
             head[field] = 0
@@ -91,34 +98,37 @@ class Cluster(Crew):
         for cpu in range(self.cpus):
             cpus["rng"][cpu] = seed_of(self.config.seed, self.runs, cpu)
         self.runs += 1
-        self._must_succeed(self.call({0: ("exec",)}, STOP_SECONDS, "exec"), "exec")
-        others = {cpu: ("attach",) for cpu in range(1, self.cpus) if not self.job.places_itself(cpu)}
-        self._must_succeed(self.call(others, STOP_SECONDS, "attach"), "attach")
 
     def _must_succeed(self, replies: dict[int, int], what: str) -> None:
         for cpu, result in replies.items():
             if result < 0:
                 raise ClusterError(f"CPU {cpu} could not {what} address space 1: {os.strerror(-result)}")
 
-    def _watch(self, opened: float, seconds: float | None) -> dict[int, Any]:
+    def _watch(self, before: Snapshot, opened: float, seconds: float | None) -> dict[int, Any]:
         """Returns the replies so far when time is over, all programs have ended, one failed, or on Ctrl-C."""
         replies: dict[int, Any] = {}
         waiting = set(range(self.cpus))
-        counters = self.segment.view("cpu")["counter"]
         activity, still = -1, 0
         while waiting and not self.interrupted():
             left = POLL if seconds is None else opened + seconds - time.monotonic()
             if left <= 0 or any(reply[0] < 0 for reply in replies.values()):
                 break
             self.receive(waiting, replies, min(POLL, left))
-            seen = int(counters.sum())
+            seen, ops = self._activity(before)
             still = still + 1 if seen == activity else 0
             activity = seen
             if still > STALL_POLLS:
                 raise ClusterError(self._stuck(waiting))
             if self.progress is not None:
-                self.progress(self.runs, time.monotonic() - opened, int(counters[:, 0].sum()))
+                self.progress(self.runs, time.monotonic() - opened, ops)
         return replies
+
+    def _activity(self, before: Snapshot) -> tuple[int, int]:
+        """The sum of all counters, which changes as long as anything moves, and the operations of this run.
+
+        A function of its own: a view that lives on in a traceback keeps the segment from being unmapped."""
+        counters = self.segment.view("cpu")["counter"]
+        return int(counters.sum()), int(counters[:, 0].sum()) - int(before.counters[:, 0].sum())
 
     def _stuck(self, waiting: set[int]) -> str:
         where = "; ".join(f"CPU {cpu} is {fate.doing(self.segment, cpu)}" for cpu in sorted(waiting)[:4])
@@ -154,6 +164,7 @@ class Cluster(Crew):
         """Checks the machine at rest, leaves the address spaces, and counts the frames that stay behind."""
         if self.at_rest is not None:
             self.at_rest(self.segment)
+        self.everyone("drain", STOP_SECONDS, "finish what it deferred")
         broken = self.call({0: ("check",)}, SETTLE_SECONDS, "check the invariants")[0]
         measurement.violations += tuple(broken)
         self.everyone("exit", STOP_SECONDS * 2, "leave its address space")

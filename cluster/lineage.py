@@ -20,10 +20,10 @@ vfork  clone with CLONE_VM, and clone3 (whose flags are not recorded; glibc make
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from shmm.cluster.image import Image
+from shmm.cluster.image import WINDOW, Image
 from shmm.cluster.intervals import Intervals
 from shmm.cluster.recording import FETCH, PRESENT, WRITE, Birth, Recording, Task
 from shmm.cluster.trace import FAULT, FLUSH, Event
@@ -33,9 +33,10 @@ PAGE = 1 << PAGE_SHIFT
 REGION_SHIFT = 21
 TASK_SIZE = 0x7FFFFFFFF000
 LOWEST = 0x10000                            # vm.mmap_min_addr: nothing is ever mapped below
+COLD = 8                                    # a file is cold if one in so many windows was incomplete
 LOOK_AHEAD = 40                             # events that a doubtful exec is judged by
-FIXED = 0x10
 ANONYMOUS = 0x20
+RW = 3
 DONTNEED, FREE, REMOVE = 4, 8, 9
 
 
@@ -48,14 +49,16 @@ class Space:
     """One address space, and what is known of it up to the event that is looked at."""
 
     image: Image
-    mapped: Intervals[bool] = field(default_factory=Intervals)      # by recorded calls
+    mapped: Intervals[tuple[int, int]] = field(default_factory=Intervals)   # by recorded calls: (file's mmap, prot)
     regions: set[int] = field(default_factory=set)      # 2 MiB regions that were touched or run in
     touched: set[int] = field(default_factory=set)      # pages that faulted here and have not been unmapped
+    # fault-around windows (number, mapping's start): the pages that were read while absent
+    windows: dict[tuple[int, int], set[int]] = field(default_factory=dict)
     brk: int | None = None
 
     def fork(self) -> Space:
         """A copy, as it was seen from the parent; file pages are not copied, so nothing counts as touched."""
-        return Space(self.image, self.mapped.copy(), set(self.regions), set(), self.brk)
+        return Space(self.image, self.mapped.copy(), set(self.regions), brk=self.brk)
 
     def forget(self, start: int, end: int) -> None:
         """The pages of [start, end) are not present any more."""
@@ -64,10 +67,13 @@ class Space:
             self.touched.difference_update(range(first, last))
         else:
             self.touched = {page for page in self.touched if not first <= page < last}
+        self.windows = {key: left for key, pages in self.windows.items()
+                        if (left := {page for page in pages if not first <= page < last})}
 
-    def map(self, start: int, end: int) -> None:
+    def map(self, start: int, end: int, prot: int, mmap: int = -1) -> None:
+        """mmap: the event that mapped a file there."""
         self.forget(start, end)
-        self.mapped.set(start, end, True)
+        self.mapped.set(start, end, (mmap, prot))
 
     def unmap(self, start: int, end: int) -> None:
         self.forget(start, end)
@@ -101,6 +107,8 @@ class Lineage:
         self.space_of: dict[Task, Space] = {}
         self.comm_of: dict[Task, str] = {}
         self.forked: dict[Task, Space] = {}
+        self.windows: Counter[int] = Counter()                  # mmap's enter -> fault-around windows seen used,
+        self.conflicts: Counter[int] = Counter()                # and absent pages read in windows used before
         self.followers: dict[Task, int] = {}                    # how many events of it have been passed
         self.by_pid: dict[int, list[Task]] = defaultdict(list)
         for task in recording.tasks:
@@ -180,10 +188,13 @@ class Lineage:
             return None
         address, ip, error = fault.args
         fetches_first = error & FETCH and not error & PRESENT
+        until = self._runs_until(task)
         best: tuple[int, Space] | None = None
         for other, space in self.space_of.items():
             if self.comm_of.get(other) != self.events[i].comm or other.pid == task.pid:
                 continue
+            if any(i < j < until for j in other.indices[self.followers[other] : self.followers[other] + 1]):
+                continue                        # vfork holds the parent until the child has gone its way
             known = space.explains(address) and (space.explains(ip) or ip == 0)
             contradicts = not error & PRESENT and address >> PAGE_SHIFT in space.touched
             if not known or contradicts or (fetches_first and address not in space.mapped):
@@ -193,6 +204,13 @@ class Lineage:
                 best = seen, space
         return best[1] if best else None
 
+    def _runs_until(self, task: Task) -> int:
+        """The event before which a new process has started an image of its own, as far as can be told early."""
+        for j in task.indices[1:]:
+            if j in self.recording.after_flushes or self.events[j].comm != self.events[task.first].comm:
+                return j
+        return task.last
+
     def _next_fault(self, task: Task, i: int) -> Event | None:
         for j in self._upcoming(task, i):
             if self.events[j].name == FAULT:
@@ -200,10 +218,14 @@ class Lineage:
         return None
 
     def _upcoming(self, task: Task, i: int) -> list[int]:
-        """The thread's next events, from i on."""
+        """The thread's next events, from i on, as long as they are surely of one image."""
         done = self.followers.get(task, 0)
-        assert task.indices[done] == i
-        return task.indices[done : done + LOOK_AHEAD]
+        out = []
+        for j in task.indices[done : done + LOOK_AHEAD]:
+            if j > i and (self.events[j].comm != self.events[i].comm or j in self.recording.after_flushes):
+                break
+            out.append(j)
+        return out
 
     # ---- fork ----------------------------------------------------------------------------------------------
 
@@ -242,16 +264,18 @@ class Lineage:
             return False
         space = self.space_of[task]
         address = event.args[0]
+        if any(t.last > i for t in self.by_pid[task.pid] if t is not task and t.first < i):
+            return False                        # exec would have killed it
+        if i in self.recording.after_flushes:
+            return True                         # the new stack has been moved to its place
         fresh = not space.explains(address)
         refault = address >> PAGE_SHIFT in space.touched
         renamed = event.comm != self.comm_of[task]
         loads = self._starts_with_brk(task, i, space)
-        if not (fresh or refault or renamed or (loads and address not in space.mapped)):
-            return False
-        if any(t.last > i for t in self.by_pid[task.pid] if t is not task and t.first < i):
-            return False
-        return (loads and (fresh or refault or renamed or self._first_fetch_before_brk(task, i, space))) or (
-            self._judge(task, i, space, renamed and (fresh or refault)))
+        if loads and (fresh or refault or renamed):
+            return True
+        plausible = fresh or refault or renamed or (loads and address not in space.mapped)
+        return plausible and self._judge(task, i, space, renamed and (fresh or refault))
 
     def _looks_like_start(self, task: Task, i: int) -> bool:
         """The fetch of an instruction on a page that is not present."""
@@ -263,6 +287,8 @@ class Lineage:
 
     def _starts_with_brk(self, task: Task, i: int, space: Space) -> bool:
         """Whether the thread's next call asks where the heap is, and learns that it is not where it was."""
+        if space.brk is None and space.image.exec_seen:
+            return False                        # this image has not asked yet
         for j in self._upcoming(task, i):
             event = self.events[j]
             if event.name == "exit":
@@ -271,10 +297,6 @@ class Lineage:
                 result = self.recording.result(j)
                 return event.call == "brk" and event.args[0] == 0 and result is not None and result != space.brk
         return False
-
-    def _first_fetch_before_brk(self, task: Task, i: int, space: Space) -> bool:
-        """At fixed addresses (no ASLR) only the faults can tell: what runs from here on is a loader's."""
-        return self._judge(task, i, space, False)
 
     def _judge(self, task: Task, i: int, space: Space, likely: bool) -> bool:
         """Weighs what follows: for a new image, or for the old one."""
@@ -318,11 +340,32 @@ class Lineage:
 
     def _fault(self, task: Task, space: Space, i: int, event: Event) -> None:
         address, ip, error = event.args
-        if address not in space.mapped and LOWEST <= address < TASK_SIZE:
-            space.image.note_fault(address, error, address >> PAGE_SHIFT in space.touched)
+        if LOWEST <= address < TASK_SIZE:
+            self._evidence(space, address, error)
         space.regions.update((address >> REGION_SHIFT, ip >> REGION_SHIFT))
         space.touched.add(address >> PAGE_SHIFT)
         self.steps.append(Step("fault", task, space, i))
+
+    def _evidence(self, space: Space, address: int, error: int) -> None:
+        """What a fault says about mappings that nobody recorded, and about the page cache."""
+        page = address >> PAGE_SHIFT
+        found = space.mapped.find(address)
+        if found is None:
+            space.image.note_fault(address, error, page in space.touched)
+        if error & (PRESENT | WRITE):
+            return
+        start, _, (mmap, _) = found or (0, 0, (-1, 0))
+        window = space.windows.setdefault((page // WINDOW, start), set())
+        window.add(page)
+        if found is None:
+            space.image.note_windows(window)
+        else:
+            self.windows[mmap] += len(window) == 1
+            self.conflicts[mmap] += len(window) > 1
+
+    def cold(self, mmap: int) -> bool:
+        """Whether many pages of that mapping were not in the page cache when their neighbours were mapped."""
+        return self.conflicts[mmap] * COLD >= max(1, self.windows[mmap])
 
     def _call(self, task: Task, space: Space, enter: int, event: Event, result: int | None) -> None:
         """result None: its exit was not recorded, as of a thread that was killed in it."""
@@ -331,18 +374,22 @@ class Lineage:
             return
         call, args = event.call, event.args
         if call == "mmap":
-            space.map(result, page_up(result + args[1]))
+            anonymous = args[3] & ANONYMOUS
+            space.map(result, page_up(result + args[1]), args[2], -1 if anonymous else enter)
         elif call == "munmap":
             space.unmap(args[0], page_up(args[0] + args[1]))
         elif call == "mremap":
             low, high = arrival(event, result)
-            space.map(low, high)
+            found = space.mapped.find(args[0])
+            space.map(low, high, found[2][1] if found else RW)
         elif call == "brk":
             self._brk(space, result)
         else:
             for low, high in space.mapped.gaps(args[0], page_up(args[0] + args[1])):
                 space.image.note_range(low, high, args[2] if call == "mprotect" else None)
-            if call == "madvise" and args[2] in (DONTNEED, FREE, REMOVE):
+            if call == "mprotect":
+                space.mapped.update(args[0], page_up(args[0] + args[1]), lambda value: (value[0], args[2]))
+            elif args[2] in (DONTNEED, FREE, REMOVE):
                 space.forget(args[0], args[0] + args[1])
 
     def _brk(self, space: Space, result: int) -> None:
@@ -352,7 +399,7 @@ class Lineage:
             space.brk = space.image.heap
         low, high = page_up(space.brk), page_up(result)
         if low < high:
-            space.map(low, high)
+            space.map(low, high, RW)
         else:
             space.unmap(high, low)
         space.brk = result

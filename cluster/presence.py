@@ -62,7 +62,8 @@ class Presence:
         self.cache = cache
         self.maps: Intervals[Mapping] = maps if maps is not None else Intervals()
         self.present: dict[int, int] = {}
-        self.own = 0                                # private pages
+        self.own = self.most_own = 0                # private pages, now and at most
+        self.most_maps = len(self.maps)             # mappings at most
         self.tables: set[int] = set()               # page / 512 of every page-table page ever needed
 
     # ---- mappings ------------------------------------------------------------------------------------------
@@ -70,10 +71,12 @@ class Presence:
     def map(self, start: int, end: int, mapping: Mapping) -> None:
         self.zap(start, end)
         self.maps.set(start, end, mapping)
+        self.most_maps = max(self.most_maps, len(self.maps))
 
     def unmap(self, start: int, end: int) -> None:
         self.zap(start, end)
         self.maps.clear(start, end)
+        self.most_maps = max(self.most_maps, len(self.maps))
 
     def zap(self, start: int, end: int) -> None:
         """The pages of [start, end) are gone, whatever is mapped there."""
@@ -82,6 +85,7 @@ class Presence:
 
     def protect(self, start: int, end: int, prot: int) -> None:
         self.maps.update(start, end, lambda mapping: replace(mapping, prot=prot))
+        self.most_maps = max(self.most_maps, len(self.maps))
         for page in self._pages(start, end):
             state = self.present[page] & ~WRITABLE
             exclusive = state & OWN and state & HOW != BY_FORK
@@ -116,8 +120,9 @@ class Presence:
             private = 0 if mapping.shared else OWN
             self.own += 1 if private & ~state else 0
             self.present[page] = WRITABLE | private | (who + 1) << WHO_SHIFT
-            return FAULTS
-        self._populate(page, start >> PAGE_SHIFT, end >> PAGE_SHIFT, mapping, kind == WRITE, who)
+        else:
+            self._populate(page, start >> PAGE_SHIFT, end >> PAGE_SHIFT, mapping, kind == WRITE, who)
+        self.most_own = max(self.most_own, self.own)
         return FAULTS
 
     def _why_present(self, state: int, who: int) -> str:
@@ -177,7 +182,13 @@ class Presence:
             if not mapping.shared:
                 self._share(child, pages[begin:at])
         child.tables = {page // TABLE_PAGES for page in child.present}
+        child.most_own, child.most_maps = child.own, len(child.maps)
         return child
+
+    def table_pages(self) -> int:
+        """Page tables of all levels for every page there ever was."""
+        pmds = {table >> 9 for table in self.tables}
+        return 1 + len(self.tables) + len(pmds) + len({pmd >> 9 for pmd in pmds})
 
     def _share(self, child: Presence, pages: list[int]) -> None:
         if not any(self.present[page] & OWN for page in pages):

@@ -7,13 +7,14 @@ thread had that number before.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from shmm.cluster.trace import FAULT, FLUSH, Event, Trace
 
 CLONE_VM = 0x100
 WRITE, FETCH, PRESENT = 2, 16, 1            # bits of an x86 page-fault error code
+OWN_MM = 3                                  # tlb_flush's reason: local MM shootdown
 CLONES = ("clone", "clone3")
 
 
@@ -59,6 +60,7 @@ class Recording:
         self.enters: dict[int, int] = {}                    # exit -> enter
         self.tasks: list[Task] = []                         # in order of their first event
         self.task_of: dict[int, Task] = {}                  # event -> task
+        self.after_flushes: set[int] = set()                # events right after two or more flushes of the own mm
         self._pair()
         self.births: dict[int, Birth] = {}                  # enter -> birth
         self.born_of: dict[Task, Birth] = {}
@@ -68,10 +70,14 @@ class Recording:
     def _pair(self) -> None:
         alive: dict[int, Task] = {}
         pending: dict[int, int] = {}
+        flushes: Counter[int] = Counter()
         for i, event in enumerate(self.events):
-            if event.name == FLUSH:
-                continue
             tid = event.tid
+            if event.name == FLUSH:
+                flushes[tid] += event.args[0] == OWN_MM
+                continue
+            if flushes.pop(tid, 0) >= 2:
+                self.after_flushes.add(i)
             task = alive.get(tid)
             born = event.name == "exit" and event.call in CLONES and event.args[0] == 0
             if task is None or born or task.pid != event.pid:

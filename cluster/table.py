@@ -26,7 +26,9 @@ def show(document: dict[str, Any], out: Console) -> None:
     """Prints a document: the table, what is wrong, what it is worth."""
     runs = document["runs"]
     if runs:
-        for part in tables(runs, out.width):
+        for number, part in enumerate(tables(runs, out.width)):
+            if number:
+                out.print()
             out.print(part)
     for line in notes(runs):
         out.print(line, style="dim", markup=False)
@@ -110,7 +112,7 @@ def aborts(counters: dict[str, int]) -> str:
     """Aborted speculative faults in percent of attempts, and the commonest reasons."""
     attempts = counters["spf_attempt"]
     if attempts == 0:
-        return "no attempts" if counters["user_faults"] else ""
+        return ""
     reasons = sorted(
         ((count, name.removeprefix("SPF_ABORT_")) for name, count in counters.items()
          if name.startswith("SPF_ABORT_") and count), reverse=True,

@@ -46,7 +46,7 @@ class Event:
 
     name is "page_fault_user", "tlb_flush" or "enter" or "exit" of `call`.  args: of a fault address, instruction
     pointer and x86 error code; of an enter the call's arguments in the order of CALLS; of an exit the result,
-    signed; of a flush nothing.  line counts from 1; time is in seconds."""
+    signed; of a flush the reason's number (3: this CPU flushes its own mm), -1 if it is missing.  line counts from 1; time is in seconds."""
 
     line: int
     comm: str
@@ -91,6 +91,7 @@ LINE = re.compile(
 FAULT_FIELDS = re.compile(r"address=(?:0x)?([0-9a-f]+)\b.*?\bip=(\S+).*?\berror_code=(0x[0-9a-f]+|\d+)")
 FIELD = re.compile(r"(\w+)\s*[:=]\s*(-?(?:0x[0-9a-fA-F]+|\d+))")
 NUMBER = re.compile(r"(-?(?:0x[0-9a-fA-F]+|\d+))")
+REASON = re.compile(r"reason:.*\((\d+)\)")
 WORD = 1 << 64
 
 
@@ -132,12 +133,17 @@ def exit_args(fields: str) -> tuple[int, ...] | None:
     return (signed(int(found.group(1), 0)),) if found else None
 
 
+def flush_args(fields: str) -> tuple[int, ...]:
+    found = REASON.search(fields)
+    return (int(found.group(1)) if found else -1,)
+
+
 def decoder(name: str) -> tuple[str, str, Callable[[str], tuple[int, ...] | None]] | None:
     """How to read an event of this name: (name, call, its fields' reader), or None if memory is not its matter."""
     if name == FAULT:
         return FAULT, "", fault_args
     if name == FLUSH:
-        return FLUSH, "", lambda fields: ()
+        return FLUSH, "", flush_args
     for kind, prefix in (("enter", "sys_enter_"), ("exit", "sys_exit_")):
         call = name.removeprefix(prefix)
         if call != name and call in CALLS:

@@ -108,15 +108,29 @@ class Worker:
         Replies "ready" at the gate, and then run()'s result, its start and end (monotonic ns), and how many
         page faults this process took on the host meanwhile."""
         self.link.send("ready")
-        if self.gate is not None:
-            self.gate.acquire(GATE_SECONDS)
-        else:
-            self.link.recv()
+        self.pass_gate()
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         start = time.monotonic_ns()
         result = self.cpu.run()
         end = time.monotonic_ns()
         return result, start, end, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+
+    def pass_gate(self) -> None:
+        """Returns when the gate is open.  A shootdown's signal may come meanwhile: others may be through."""
+        if self.gate is None:
+            self.link.recv()
+            return
+        until = time.monotonic() + GATE_SECONDS
+        while True:
+            try:
+                self.gate.acquire(until - time.monotonic())
+                return
+            except posix_ipc.SignalError:
+                continue
+
+    def do_drain(self) -> None:
+        """Finishes what this CPU has deferred: until then, tables wait to be freed that nothing refers to."""
+        self.cpu.rcu_drain()
 
     def do_check(self) -> list[str]:
         """Every invariant, all CPUs stopped: what is broken."""

@@ -93,7 +93,7 @@ def test_other_fates_have_words(machine):
     cpu = machine.view("cpu")
     cpu["doing"][1], cpu["state"][1] = OP["TOUCH"], CONSTANTS["KERNEL"] | CONSTANTS["ASLEEP"]
     assert fate.doing(machine, 1) == "in TOUCH at 0x0, in the kernel, asleep"
-    assert fate.doing(machine, 0) == "between operations, in user mode"
+    assert fate.doing(machine, 0).startswith("between operations, in user mode")
     assert "exited with status 3" in fate.death(machine, 0, 1, 3)
     assert "want of memory" in fate.cause(-signal.SIGKILL)
     assert "signal 99" in fate.cause(-99)

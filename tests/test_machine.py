@@ -1,4 +1,4 @@
-"""The Machine: system calls, accesses, errors, and random sequences of them against a page dictionary."""
+"""The Machine: system calls, accesses and the errors of both (test_machine_model.py has random sequences)."""
 
 import errno
 import mmap as m
@@ -8,14 +8,11 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import shmm
 from shmm import BusError, Machine, SegmentationFault
 from shmm.layout import COUNTERS
 from shmm.machine import FaultError, parse_size
-from shmm.maps import areas
 from shmm.segment import SegmentError
 
 PAGE = 4096
@@ -322,139 +319,3 @@ def test_an_error_in_the_block_is_worth_more_than_a_leak():
         machine.write(a, b"lost")
         machine.segment.view("frame")["refs"][1:20] += 1
         assert 1 / 0
-
-
-# ---- against a page dictionary -----------------------------------------------------------------------------
-
-ARENA, SPAN = 0x10000000, 24        # where the sequences play, and how many pages
-PROTS = [0, m.PROT_READ, RW, m.PROT_WRITE, m.PROT_READ | m.PROT_EXEC]
-CPUS = 3
-
-place = st.tuples(st.integers(0, SPAN - 1), st.integers(1, 8))
-step = st.one_of(
-    st.tuples(st.just("mmap"), place, st.sampled_from(PROTS)),
-    st.tuples(st.just("mmap_anywhere"), st.integers(1, 8), st.sampled_from(PROTS)),
-    st.tuples(st.just("munmap"), place),
-    st.tuples(st.just("mprotect"), place, st.sampled_from(PROTS)),
-    st.tuples(st.just("discard"), place),
-    st.tuples(st.just("write"), st.integers(0, SPAN + 8), st.integers(1, 255)),
-    st.tuples(st.just("read"), st.integers(0, SPAN + 8)),
-)
-
-
-class Model:
-    """What the address space must look like: page number -> [prot, first byte]; runs beside a real one."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self.pages: dict[int, list[int]] = {}
-
-    def range(self, where: tuple[int, int]) -> tuple[range, int, int]:
-        """The pages of a place in the arena, its address and its length in bytes."""
-        first = ARENA // PAGE + where[0]
-        return range(first, first + where[1]), first * PAGE, where[1] * PAGE
-
-    def mmap(self, cpu: int, where: tuple[int, int], prot: int) -> None:
-        pages, addr, length = self.range(where)
-        assert self.machine.mmap(addr, length, prot, ANON | FIXED, cpu=cpu) == addr
-        self.pages.update({page: [prot, 0] for page in pages})
-
-    def mmap_anywhere(self, cpu: int, npages: int, prot: int) -> None:
-        addr = self.machine.mmap(None, npages * PAGE, prot, ANON, cpu=cpu)
-        pages = range(addr // PAGE, addr // PAGE + npages)
-        assert addr % PAGE == 0 and not self.pages.keys() & set(pages)
-        self.pages.update({page: [prot, 0] for page in pages})
-
-    def munmap(self, cpu: int, where: tuple[int, int]) -> None:
-        pages, addr, length = self.range(where)
-        self.machine.munmap(addr, length, cpu=cpu)
-        for page in pages:
-            self.pages.pop(page, None)
-
-    def mprotect(self, cpu: int, where: tuple[int, int], prot: int) -> None:
-        pages, addr, length = self.range(where)
-        if all(page in self.pages for page in pages):
-            self.machine.mprotect(addr, length, prot, cpu=cpu)
-        else:
-            with fails_with(errno.ENOMEM):
-                self.machine.mprotect(addr, length, prot, cpu=cpu)
-        for page in pages:
-            if page not in self.pages:
-                break                       # what lies before the first hole has changed
-            self.pages[page][0] = prot
-
-    def discard(self, cpu: int, where: tuple[int, int]) -> None:
-        pages, addr, length = self.range(where)
-        if all(page in self.pages for page in pages):
-            self.machine.madvise(addr, length, m.MADV_DONTNEED, cpu=cpu)
-        else:
-            with fails_with(errno.ENOMEM):
-                self.machine.madvise(addr, length, m.MADV_DONTNEED, cpu=cpu)
-        for page in pages:                  # holes are passed over
-            if page in self.pages:
-                self.pages[page][1] = 0
-
-    def target(self, n: int) -> int:
-        """Page n of the arena, or one of those that were mapped anywhere."""
-        outside = sorted(page for page in self.pages if not ARENA <= page * PAGE < ARENA + 32 * PAGE)
-        return outside[n % len(outside)] if n >= SPAN and outside else ARENA // PAGE + n
-
-    def write(self, cpu: int, n: int, value: int) -> None:
-        page = self.target(n)
-        if self.pages.get(page, [0])[0] & m.PROT_WRITE:
-            self.machine.write(page * PAGE, bytes([value]), cpu=cpu)
-            self.pages[page][1] = value
-        else:
-            with pytest.raises(SegmentationFault) as caught:
-                self.machine.write(page * PAGE, bytes([value]), cpu=cpu)
-            assert caught.value.address == page * PAGE
-
-    def read(self, cpu: int, n: int) -> None:
-        page = self.target(n)
-        if self.pages.get(page, [0])[0]:    # on x86 any access includes reading
-            assert self.machine.read(page * PAGE, 2, cpu=cpu) == bytes([self.pages[page][1], 0])
-        else:
-            with pytest.raises(SegmentationFault):
-                self.machine.read(page * PAGE, 2, cpu=cpu)
-
-    def agrees(self) -> None:
-        """The same pages with the same permissions, in as few mappings as may be, and nothing broken."""
-        shown = {}
-        for area in areas(self.machine.segment):
-            shown.update({page: area.perms for page in range(area.start // PAGE, area.end // PAGE)})
-        assert shown == {page: perms(prot) for page, (prot, _) in self.pages.items()}
-        assert list(shown) == sorted(shown)
-        assert unmerged(self.machine) == []
-        assert self.machine.check() == []
-
-
-def perms(prot: int) -> str:
-    return "".join(letter if prot & bit else "-" for letter, bit in zip("rwx", (1, 2, 4), strict=True)) + "p"
-
-
-def unmerged(machine: Machine) -> list[int]:
-    """Where two anonymous mappings meet that could be one: same flags, and no two different anon_vmas."""
-    vmas, found = machine.segment.view("vma"), []
-    at = int(machine.segment.view("mm")[1]["vma_first"])
-    while after := int(vmas[at]["next"]):
-        one, two = vmas[at], vmas[after]
-        anons = {int(one["anon_vma"]), int(two["anon_vma"])} - {0}
-        if one["end"] == two["start"] and one["flags"] == two["flags"] and len(anons) < 2:
-            found.append(int(two["start"]))
-        at = after
-    return found
-
-
-@pytest.mark.parametrize("scheme", ["spf", "mmap_lock"])
-@settings(max_examples=120, deadline=None)
-@given(steps=st.lists(st.tuples(st.integers(0, CPUS - 1), step), max_size=40))
-def test_random_sequences_agree_with_a_page_dictionary(scheme, steps):
-    with Machine(cpus=CPUS, scheme=scheme, memory="1MiB", paranoid=1) as machine:
-        model = Model(machine)
-        for cpu, (name, *arguments) in steps:
-            getattr(model, name)(cpu, *arguments)
-            model.agrees()
-        for page, (prot, value) in model.pages.items():
-            if prot:
-                assert machine.read(page * PAGE, 1) == bytes([value])
-        assert machine.counters()["violations"] == 0

@@ -104,7 +104,15 @@ static inline void barrier(void) { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
 
 /* Contents of page frames.  A frame's bytes belong to the program under test, not to the protocol. */
 static inline void clear_page(void *page, size_t size)
-{ SHMM_HOOK_BULK(page, size, SHMM_ST_PLAIN); memset(page, 0, size); }
+{
+	SHMM_HOOK_BULK(page, size, SHMM_ST_PLAIN);
+#if defined(__x86_64__)
+	/* as the kernel's clear_page_erms: about twice as fast as the library's memset on a page in cache */
+	__asm__ volatile("rep stosb" : "+D"(page), "+c"(size) : "a"(0) : "memory");
+#else
+	memset(page, 0, size);
+#endif
+}
 static inline void copy_page(void *to, const void *from, size_t size)
 { SHMM_HOOK_BULK(from, size, SHMM_LD_PLAIN); SHMM_HOOK_BULK(to, size, SHMM_ST_PLAIN); memcpy(to, from, size); }
 

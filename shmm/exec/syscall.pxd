@@ -39,7 +39,7 @@ cdef inline bint has_mm(vcpu_t *c) noexcept nogil:
 cdef inline void mm_populate(vcpu_t *c, u64 addr, u64 length, u32 prot) noexcept nogil:
     """MAP_POPULATE and MAP_LOCKED: faults the pages in, ignoring failures, as the kernel does."""
     cdef u64 end = addr + page_align(length)
-    cdef u8 byte
+    cdef u8 byte = 0
     while addr < end and prot & (PROT_READ | PROT_WRITE):
         # a write fault where that is allowed; storing what was loaded leaves contents alone
         if user_load(c, addr, 0, &byte) < 0:

@@ -12,7 +12,7 @@ from shmm.layout cimport SHMM_PAGE_SIZE, SHMM_TASK_SIZE, mm_t, vcpu_t
 from shmm.mm.frame cimport frame_bytes
 from shmm.mm.irq cimport insn_begin, insn_end, insn_fault, irq_disable, kernel_exit
 from shmm.mm.mm cimport current_mm
-from shmm.mm.mmu cimport mmu_translate
+from shmm.mm.mmu cimport mmu_refill, mmu_translate
 from shmm.mm.page_table cimport pte_pfn
 from shmm.mm.walk cimport FAULT_WRITE
 from shmm.scheme.scheme cimport do_user_addr_fault
@@ -39,7 +39,7 @@ cdef inline u8 *user_begin(vcpu_t *c, u64 addr, u32 access, i64 *faults) noexcep
             kernel_exit(c)
             return NULL
         irq_disable(c)
-        pte = mmu_translate(c, mm, addr, access)
+        pte = mmu_refill(c, mm, addr, access)       # only this CPU fills its TLB, and the first try found no entry
     return frame_bytes(c, pte_pfn(pte)) + (addr & (SHMM_PAGE_SIZE - 1))
 
 

@@ -14,7 +14,7 @@ has undone what it took.
 Sources: v2 16, 18, 19, 26 and 27/35; facts of the counters: 31/35."""
 
 from shmm.arch.arch cimport (
-    copy_page, get32, ld32_relaxed, ld64_acquire, ld64_relaxed, st32_relaxed, st64_release, u32, u64,
+    copy_page, ld32_relaxed, ld64_acquire, ld64_relaxed, st32_relaxed, st64_release, u32, u64,
 )
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PMD, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ABORT_SWAP,
@@ -29,7 +29,7 @@ from shmm.mm.frame cimport (
     uncharge_one,
 )
 from shmm.mm.lru cimport lru_add, release_frames
-from shmm.mm.page_table cimport PGD, PMD, entry_index, pmd_alloc, pte_pfn, pte_present, table_entry
+from shmm.mm.page_table cimport find_pmd, pmd_alloc, pte_pfn, pte_present
 from shmm.mm.percpu_rwsem cimport percpu_down_read_trylock, percpu_up_read
 from shmm.mm.shootdown cimport flush_tlb_mm_range
 from shmm.mm.vma cimport vm_get_page_prot
@@ -200,15 +200,10 @@ cdef inline u32 handle_pte_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
 
 cdef inline u32 walk_speculatively(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     """Reads the chain of tables; nothing is checked here, the section only keeps the memory from going away."""
-    cdef u32 table = get32(&vmf.mm.pgd)
-    cdef u64 entry = 0
-    cdef u32 level
-    for level in range(PGD, PMD, -1):
-        entry = ld64_acquire(table_entry(c, table, entry_index(vmf.address, level)))
-        if entry == 0:
-            return spf_abort(c, SHMM_C_SPF_ABORT_PUD)
-        table = pte_pfn(entry)
-    vmf.pmd = table_entry(c, table, entry_index(vmf.address, PMD))
+    cdef u64 entry
+    vmf.pmd = find_pmd(c, vmf.mm, vmf.address)
+    if vmf.pmd == NULL:
+        return spf_abort(c, SHMM_C_SPF_ABORT_PUD)
     entry = ld64_acquire(vmf.pmd)
     if entry == 0:      # perhaps a collapse; and a table installed after free_pgtables would be lost
         return spf_abort(c, SHMM_C_SPF_ABORT_PMD)

@@ -21,7 +21,7 @@ from shmm.mm.frame cimport get_frame
 from shmm.mm.mm cimport current_mm, exit_mmap, mm_init
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.page_table cimport (
-    PMD, PTE, end_of_entry, entry_index, find_pmd, pmd_alloc, pte_lockptr, pte_pfn, table_entry,
+    PMD, PTE, end_of_entry, entry_below, find_pmd, pmd_alloc, pte_lockptr, pte_pfn,
 )
 from shmm.mm.shootdown cimport flush_tlb_mm
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
@@ -67,8 +67,8 @@ cdef inline i64 copy_page_range(vcpu_t *c, mm_t *old, mm_t *new, u64 addr, u64 e
         dst = pmd_alloc(c, new, addr)
         if dst == NULL:
             return -ENOMEM
-        src = table_entry(c, pte_pfn(pmd), entry_index(addr, PTE))
-        dst = table_entry(c, pte_pfn(ld64_acquire(dst)), entry_index(addr, PTE))
+        src = entry_below(c, pmd, addr, PTE)
+        dst = entry_below(c, ld64_acquire(dst), addr, PTE)
         spin_lock(c, pte_lockptr(c, pmd))
         while addr < stop:
             copy_present_pte(c, new, src, dst, shared)

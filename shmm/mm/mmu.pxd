@@ -6,12 +6,12 @@ some moment of this irq-off section, and whoever takes it away waits for the sec
 
 A load or store of a program is: insn_begin, translate, fault if need be and again, access, insn_end."""
 
-from shmm.arch.arch cimport a64, cmpxchg64, get32, ld32_relaxed, ld64_acquire, u32, u64
+from shmm.arch.arch cimport a64, cmpxchg64, ld32_relaxed, ld64_acquire, u32, u64
 from shmm.layout cimport (
     SHMM_C_violations, SHMM_PAGE_SHIFT, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_NX, SHMM_PTE_PRESENT,
     SHMM_PTE_WRITE, mm_t, vcpu_t,
 )
-from shmm.mm.page_table cimport PGD, PTE, entry_index, pte_pfn, table_entry
+from shmm.mm.page_table cimport PTE, entry_below, find_pmd, pte_pfn
 from shmm.mm.tlb cimport tlb_fill, tlb_flush_one, tlb_lookup
 from shmm.mm.vmstat cimport count_vm_event
 from shmm.mm.walk cimport FAULT_INSTRUCTION, FAULT_WRITE
@@ -32,16 +32,14 @@ cdef inline bint pte_allows(u64 pte, u32 access) noexcept nogil:
 cdef inline u64 mmu_walk(vcpu_t *c, mm_t *mm, u64 addr, u32 access) noexcept nogil:
     """The page's pte with accessed (and dirty) set, or 0: a page fault."""
     cdef u64 need = SHMM_PTE_ACCESSED | (SHMM_PTE_DIRTY if access & FAULT_WRITE else 0)
-    cdef u32 table = get32(&mm.pgd)
-    cdef a64 *entry
+    cdef a64 *entry = find_pmd(c, mm, addr)
     cdef u64 pte
-    cdef u32 level
-    for level in range(PGD, PTE, -1):
-        pte = ld64_acquire(table_entry(c, table, entry_index(addr, level)))
-        if pte == 0:
-            return 0
-        table = pte_pfn(pte)
-    entry = table_entry(c, table, entry_index(addr, PTE))
+    if entry == NULL:
+        return 0
+    pte = ld64_acquire(entry)
+    if pte == 0:
+        return 0
+    entry = entry_below(c, pte, addr, PTE)
     while True:
         pte = ld64_acquire(entry)
         if not pte_allows(pte, access):
@@ -56,19 +54,23 @@ cdef inline void check_frame_alive(vcpu_t *c, u64 pte) noexcept nogil:
         count_vm_event(c, SHMM_C_violations)
 
 
+cdef inline u64 mmu_refill(vcpu_t *c, mm_t *mm, u64 addr, u32 access) noexcept nogil:
+    """A TLB miss: walks and caches.  The TLB holds no entry for the page.  Interrupts are off."""
+    cdef u64 pte = mmu_walk(c, mm, addr, access)
+    if pte:
+        if c.g.paranoid:
+            pte |= <u64> (ld32_relaxed(&c.frames[pte_pfn(pte)].gen) & GEN_MASK) << GEN_SHIFT
+        tlb_fill(c, addr >> SHMM_PAGE_SHIFT, pte)
+    return pte
+
+
 cdef inline u64 mmu_translate(vcpu_t *c, mm_t *mm, u64 addr, u32 access) noexcept nogil:
     """The pte through which this access may go, or 0: a page fault.  Interrupts are off."""
-    cdef u64 vpn = addr >> SHMM_PAGE_SHIFT
-    cdef u64 pte = tlb_lookup(c, vpn)
+    cdef u64 pte = tlb_lookup(c, addr >> SHMM_PAGE_SHIFT)
     if pte:
         if pte_allows(pte, access) and (not access & FAULT_WRITE or pte & SHMM_PTE_DIRTY):
             if c.g.paranoid:
                 check_frame_alive(c, pte)
             return pte
-        tlb_flush_one(c, <u32> (mm - c.mms), vpn)
-    pte = mmu_walk(c, mm, addr, access)
-    if pte:
-        if c.g.paranoid:
-            pte |= <u64> (ld32_relaxed(&c.frames[pte_pfn(pte)].gen) & GEN_MASK) << GEN_SHIFT
-        tlb_fill(c, vpn, pte)
-    return pte
+        tlb_flush_one(c, <u32> (mm - c.mms), addr >> SHMM_PAGE_SHIFT)
+    return mmu_refill(c, mm, addr, access)

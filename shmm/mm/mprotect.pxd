@@ -17,7 +17,7 @@ from shmm.mm.mmap cimport calc_vm_prot_bits
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
 from shmm.mm.munmap cimport page_align, split_at_edges
-from shmm.mm.page_table cimport PMD, PTE, end_of_entry, entry_index, find_pmd, pte_lockptr, pte_pfn, table_entry
+from shmm.mm.page_table cimport PMD, PTE, end_of_entry, entry_below, find_pmd, pte_lockptr, pte_pfn
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vma cimport vm_get_page_prot, vma_end, vma_start
 from shmm.mm.vma_adjust cimport vma_merge_neighbours
@@ -42,7 +42,7 @@ cdef inline u64 pte_modify(vcpu_t *c, u64 pte, u64 flags) noexcept nogil:
 
 
 cdef inline void change_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u64 end, u64 flags) noexcept nogil:
-    cdef a64 *entry = table_entry(c, pte_pfn(pmd), entry_index(addr, PTE))
+    cdef a64 *entry = entry_below(c, pmd, addr, PTE)
     cdef u64 pte, new
     spin_lock(c, pte_lockptr(c, pmd))
     while addr < end:

@@ -24,7 +24,7 @@ from shmm.layout cimport (
     SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2, SHMM_C_ptl_contended, SHMM_WALK_IRQ, mm_t, vcpu_t,
 )
 from shmm.mm.irq cimport irq_disable, irq_enable
-from shmm.mm.page_table cimport PTE, entry_index, pte_lockptr, pte_pfn, table_entry
+from shmm.mm.page_table cimport PTE, entry_below, pte_lockptr
 from shmm.mm.rcu cimport rcu_read_lock, rcu_read_unlock
 from shmm.mm.seqcount cimport mmap_seq_read_check
 from shmm.mm.spinlock cimport spin_lock, spin_trylock, spin_unlock
@@ -72,7 +72,7 @@ cdef inline void speculative_page_walk_end(vcpu_t *c) noexcept nogil:
 
 cdef inline void pte_set_table(vcpu_t *c, vm_fault_t *vmf, u64 pmd) noexcept nogil:
     vmf.orig_pmd = pmd
-    vmf.pte = table_entry(c, pte_pfn(pmd), entry_index(vmf.address, PTE))
+    vmf.pte = entry_below(c, pmd, vmf.address, PTE)
     vmf.ptl = pte_lockptr(c, pmd)
 
 

@@ -18,14 +18,14 @@ from shmm.mm.mmu_gather cimport (
     mmu_gather_t, tlb_flush_mmu, tlb_flush_mmu_tlbonly, tlb_full, tlb_remove_page, tlb_remove_table, tlb_track,
 )
 from shmm.mm.page_table cimport (
-    PGD, PMD, PTE, end_of_entry, entry_index, entry_shift, find_pmd, pte_lockptr, pte_pfn, table_entry,
+    PGD, PMD, PTE, end_of_entry, entry_below, entry_index, entry_shift, find_pmd, pte_lockptr, pte_pfn, table_entry,
 )
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 
 
 cdef inline u64 zap_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u64 end) noexcept nogil:
     """Clears ptes in one table; returns where it stopped: end, or earlier with a full gather."""
-    cdef a64 *entry = table_entry(c, pte_pfn(pmd), entry_index(addr, PTE))
+    cdef a64 *entry = entry_below(c, pmd, addr, PTE)
     cdef i64 anon = 0
     cdef i64 file = 0
     cdef bint force_flush = False

@@ -1,0 +1,251 @@
+"""From recorded system calls and faults to a program's records, one address space at a time.
+
+Mappings go where the recorded kernel put them (MAP_FIXED).  Every record may fail, and its result word tells
+afterwards what came of it.  mremap is not an operation of programs: it becomes an munmap of what it left and an mmap
+of what it came to, whose pages must be faulted in again (which no recorded fault notices: they were present).
+
+A file's identity is not recorded.  Mappings with the same length, offset, permissions and flags count as the same
+file, in all processes, so that libraries share their page cache; page 0 is where the mapping begins.
+
+Our files count as cached in whole, so that fault-around maps the neighbours of what is read.  Where the trace shows
+that many of a mapping's pages were not in the page cache when their neighbours were mapped (both faulted), the mapping
+gets a file of its own whose pages exist only once touched, as those of shared memory do: fault-around then finds only those."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from shmm.cluster.image import Image, Run
+from shmm.cluster.lineage import arrival, departure, page_up
+from shmm.cluster.presence import EXEC, READ, WRITE, Cache, Mapping, Presence
+from shmm.cluster.recording import FETCH
+from shmm.cluster.recording import WRITE as WRITE_FAULT
+from shmm.cluster.trace import Event
+from shmm.program import COUNT, MAY_FAIL
+
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_TYPE = 0x01, 0x02, 0x10, 0x20, 0x0F
+MAP_SHARED_VALIDATE = 0x03
+MREMAP_DONTUNMAP = 4
+NO_FD = 0xFFFFFFFF
+PROT_MASK = READ | WRITE | EXEC
+DONTNEED, DONTFORK, DOFORK = 4, 10, 11
+ADVICE = frozenset({0, 1, 2, 3, DONTNEED, DONTFORK, DOFORK, 14, 15, 16, 17, 20, 21})    # what programs can do
+FILE_PAGES = 1 << 22                        # of one file at most, 16 GiB: what lies beyond is SIGBUS
+AROUND = 16                                 # pages that a fault may bring in beyond its own
+PAGE_SHIFT = 12
+OPERATION = {EXEC: "FETCH", WRITE: "STORE", READ: "LOAD"}
+
+Place = tuple[int, int]                     # CPU and record number
+Emit = Callable[..., Place]
+
+
+@dataclass(eq=False)
+class Live:
+    """An address space while it is being replayed.  base, brk: the heap's ends, 0 while unknown."""
+
+    slot: int
+    presence: Presence
+    base: int
+    brk: int
+    users: int = 0
+    moving: dict[int, list[tuple[int, int, Mapping]]] = field(default_factory=dict)     # by thread: see vacate
+
+
+class Files:
+    """The files that mappings need, found again by what is known of them; numbers count from 1."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.numbers: dict[tuple[int, ...], int] = {}
+        self.sizes: list[int] = []
+
+    def number(self, key: tuple[int, ...], shmem: bool = False) -> int:
+        """The file of this key.  shmem: shared anonymous memory."""
+        if key not in self.numbers:
+            self.sizes.append(1)
+            self.numbers[key] = len(self.sizes)
+            if shmem:
+                self.cache.shmem.add(len(self.sizes))
+        return self.numbers[key]
+
+    def reach(self, number: int, pages: int) -> None:
+        """The file must have so many pages at least."""
+        self.sizes[number - 1] = max(self.sizes[number - 1], min(pages, FILE_PAGES))
+
+    def list(self) -> list[tuple[int, bool]]:
+        """(pages, is shared anonymous memory) of each."""
+        return [(size, number in self.cache.shmem) for number, size in enumerate(self.sizes, 1)]
+
+
+class Calls:
+    """Turns calls and faults into records, and keeps each space's model up to date."""
+
+    def __init__(self, emit: Emit, cache: Cache, counts: Counter[str]) -> None:
+        self.emit = emit
+        self.counts = counts
+        self.files = Files(cache)
+
+    # ---- mapping -------------------------------------------------------------------------------------------
+
+    def map(self, live: Live, start: int, end: int, mapping: Mapping) -> Place:
+        """Puts the mapping at [start, end), whatever was there."""
+        live.presence.map(start, end, mapping)
+        flags = MAP_FIXED | (MAP_SHARED if mapping.shared else MAP_PRIVATE)
+        offset = 0
+        if mapping.file:
+            offset = start - (mapping.shift << PAGE_SHIFT)
+        else:
+            flags |= MAP_ANONYMOUS
+        return self.emit("MMAP", addr=start, length=end - start, prot=mapping.prot, flags=flags,
+                         value=mapping.file, aux=offset, opf=MAY_FAIL)
+
+    def unmap(self, live: Live, start: int, end: int) -> Place:
+        """Takes away whatever is at [start, end)."""
+        live.presence.unmap(start, end)
+        return self.emit("MUNMAP", addr=start, length=end - start, opf=MAY_FAIL)
+
+    def infer(self, live: Live, run: Run, start: int, end: int) -> None:
+        """Maps [start, end) of a run that no recorded call has mapped."""
+        step = 1 << PAGE_SHIFT if run.kind == "page" else end - start
+        for at in range(start, end, step):
+            file = shift = 0
+            if run.kind != "anonymous":
+                origin = at if run.kind == "page" else run.start
+                file = self.files.number((-1, origin - run.start, run.end - run.start, run.prot))
+                shift = origin >> PAGE_SHIFT
+            self.map(live, at, at + step, Mapping(run.prot, file, shift))
+            self.counts["inferred mappings"] += 1
+
+    # ---- faults --------------------------------------------------------------------------------------------
+
+    def fault(self, live: Live, event: Event, image: Image, cpu: int) -> tuple[Place, str]:
+        """The access that a recorded fault stands for: its record, and what the model says will come of it."""
+        address, _, error = event.args
+        if address not in live.presence.maps:
+            self._map_late(live, image, address)
+        kind = EXEC if error & FETCH else WRITE if error & WRITE_FAULT else READ
+        expected = live.presence.access(address, kind, cpu)
+        self._reach(live, address)
+        value = 1 if kind == WRITE else 0
+        return self.emit(OPERATION[kind], addr=address, value=value, opf=MAY_FAIL | COUNT), expected
+
+    def _map_late(self, live: Live, image: Image, address: int) -> None:
+        """Something that the image has there, but that a recorded call has taken away meanwhile."""
+        run = image.run_at(address)
+        if run is None:
+            return
+        for start, end in live.presence.maps.gaps(run.start, run.end):
+            if start <= address < end:
+                self.infer(live, run, start, end)
+
+    def _reach(self, live: Live, address: int) -> None:
+        """The page's file must reach as far as this page and its fault-around window."""
+        found = live.presence.maps.find(address)
+        if found is not None and found[2].file:
+            _, end, mapping = found
+            last = min((address >> PAGE_SHIFT) + AROUND, end - 1 >> PAGE_SHIFT)
+            self.files.reach(mapping.file, last + 1 - mapping.shift)
+
+    # ---- calls ---------------------------------------------------------------------------------------------
+
+    def call(self, live: Live, event: Event, result: int | None, cold: bool) -> Place | None:
+        """A call's effect; None if it has none here: it failed, or its result was not recorded, or is unknown.
+
+        cold: what it maps was not in the page cache."""
+        if result is None:
+            self.counts["calls without a result"] += 1
+            return None
+        if result < 0:
+            self.counts["failed calls"] += 1
+            return None
+        if event.call == "mmap":
+            return self._mmap(live, event, result, cold)
+        return getattr(self, "_" + event.call)(live, event, result)
+
+    def _mmap(self, live: Live, event: Event, result: int, cold: bool) -> Place:
+        _, length, prot, flags, fd, offset = event.args
+        end = page_up(result + length)
+        kind = flags & MAP_TYPE
+        shared = kind in (MAP_SHARED, MAP_SHARED_VALIDATE)
+        file = 0
+        if not flags & MAP_ANONYMOUS and fd & NO_FD != NO_FD:
+            cold = cold and not shared
+            self.counts["cold file mappings"] += cold
+            key = (-3, len(self.files.sizes)) if cold else (offset, end - result, prot, kind)
+            file = self.files.number(key, shmem=cold)
+        elif shared:
+            file = self.files.number((-2, len(self.files.sizes)), shmem=True)
+        shift = result >> PAGE_SHIFT if file else 0
+        return self.map(live, result, end, Mapping(prot & PROT_MASK, file, shift, shared))
+
+    def _munmap(self, live: Live, event: Event, result: int) -> Place:
+        start, length = event.args
+        return self.unmap(live, start, page_up(start + length))
+
+    def _mprotect(self, live: Live, event: Event, result: int) -> Place:
+        start, length, prot = event.args
+        live.presence.protect(start, page_up(start + length), prot & PROT_MASK)
+        return self.emit("MPROTECT", addr=start, length=length, prot=prot & PROT_MASK, opf=MAY_FAIL)
+
+    def _madvise(self, live: Live, event: Event, result: int) -> Place | None:
+        start, length, advice = event.args
+        if advice not in ADVICE:
+            self.counts[f"madvise {advice} skipped"] += 1
+            return None
+        if advice == DONTNEED:
+            live.presence.zap(start, page_up(start + length))
+        elif advice in (DONTFORK, DOFORK):
+            live.presence.copying(start, page_up(start + length), advice == DOFORK)
+        return self.emit("MADVISE", addr=start, length=length, value=advice, opf=MAY_FAIL)
+
+    def _brk(self, live: Live, event: Event, result: int) -> Place | None:
+        """The heap grows or shrinks to the recorded result; below where we first saw it, it is an inferred run."""
+        low, high = page_up(live.brk), page_up(result)
+        live.brk = result
+        if high < live.base:
+            live.base = live.brk = high         # programs cannot shrink a heap below its start
+            return self.unmap(live, high, low) if high < low else None
+        if high > low and live.presence.maps.overlapping(low, high):
+            self.unmap(live, low, high)
+        if high > low:
+            live.presence.map(low, high, Mapping(READ | WRITE))
+        else:
+            live.presence.unmap(high, low)
+        return self.emit("BRK", addr=result, opf=MAY_FAIL)
+
+    def vacate(self, live: Live, event: Event, result: int) -> None:
+        """An mremap's first half: what it moves away from is free from here on."""
+        start, end = departure(event, result)
+        old = event.args[0]
+        live.moving[event.tid] = live.presence.maps.overlapping(old, old + page_up(event.args[1]) or old + 1)
+        if start >= end:
+            return
+        if event.args[3] & MREMAP_DONTUNMAP:
+            live.presence.zap(start, end)
+            self.emit("MADVISE", addr=start, length=end - start, value=DONTNEED, opf=MAY_FAIL)
+        else:
+            self.unmap(live, start, end)
+
+    def _mremap(self, live: Live, event: Event, result: int) -> Place | None:
+        """Its second half: what it comes to, with the permissions and file that it had."""
+        start, end = arrival(event, result)
+        self.counts["mremap translated"] += 1
+        pieces = live.moving.pop(event.tid, [])
+        delta = result - event.args[0]
+        place = None
+        for low, high, mapping in pieces or [(event.args[0], end - delta, Mapping(READ | WRITE))]:
+            low, high = max(low + delta, start), min(high + delta, end)
+            if low < high:
+                place = self.map(live, low, high, self._moved(mapping, delta))
+        tail = max(start, pieces[-1][1] + delta) if pieces else end
+        if tail < end:
+            place = self.map(live, tail, end, self._moved(pieces[-1][2], delta))
+        return place
+
+    def _moved(self, mapping: Mapping, delta: int) -> Mapping:
+        if not mapping.file:
+            return mapping
+        shift = mapping.shift + (delta >> PAGE_SHIFT)
+        return Mapping(mapping.prot, mapping.file, shift, mapping.shared, mapping.copied)
