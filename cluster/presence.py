@@ -23,6 +23,7 @@ AROUND = "mapped by fault-around"
 ELSEWHERE = "another thread had faulted it in"
 BEFORE = "the same thread had faulted it in: what took it away was not recorded"
 COPIED = "mapped by the copy at fork"
+MISSING = frozenset({AROUND, ELSEWHERE, BEFORE, COPIED})
 
 # a page's state: bit 0 writable, bit 1 a private copy of its own, bits 2-3 how it came, the rest who faulted (+ 1)
 WRITABLE, OWN = 1, 2

@@ -21,7 +21,7 @@ from shmm.cluster.recording import Recording, Task
 from shmm.layout import CONSTANTS
 from shmm.program import INSN, OP
 
-SPARE = (0, 0)                              # no thread has these numbers: takes copies that nobody runs
+OWN_CPUS = 256                              # up to so many threads have a CPU each; of more, the dead hand theirs on
 
 
 class ReplayError(ValueError):
@@ -54,7 +54,9 @@ class Translator:
         self.cache = Cache(fault_around)
         self.counts: Counter[str] = Counter()
         self.calls = Calls(self._emit, self.cache, self.counts)
-        self.cpus: dict[tuple[int, int], int] = {}
+        self.cpus: dict[object, int] = {}
+        self.free_cpus: list[int] = []
+        self.hand_on = len(recording.tasks) > OWN_CPUS
         self.records: list[list[tuple[int, ...]]] = []
         self.live: dict[Space, Live] = {}
         self.free_slots = list(range(1, CONSTANTS["MAX_MM"]))
@@ -65,7 +67,9 @@ class Translator:
         self.faults: list[Place] = []
         self.expected: list[str] = []
         self.replayed: list[Place] = []
-        self._new_cpu()
+        self.free_cpus.append(self._new_cpu())
+        self._emit("TURN", value=0)
+        self._emit("EXIT")                  # CPU 0 finds itself in address space 1, which nobody wants
         for step in lineage.steps:
             self._step(step)
         self._measure()
@@ -99,25 +103,27 @@ class Translator:
             self.current = cpu
             self._emit("TURN", value=self.ticket)
 
-    def _cpu_of(self, key: tuple[int, int]) -> int:
+    def _cpu_of(self, task: Task | None) -> int:
+        """The thread's CPU; None: the spare one that takes copies which nobody runs."""
+        key = task if task is None or self.hand_on else (task.pid, task.tid)
         if key not in self.cpus:
-            self.cpus[key] = self._new_cpu() if self.cpus else 0
+            self.cpus[key] = heapq.heappop(self.free_cpus) if self.free_cpus else self._new_cpu()
         return self.cpus[key]
 
     def _new_cpu(self) -> int:
         if len(self.records) >= CONSTANTS["MAX_CPU"]:
-            raise ReplayError(f"more than {CONSTANTS['MAX_CPU']} threads: record a shorter run or fewer processes")
+            limit = CONSTANTS["MAX_CPU"]
+            raise ReplayError(f"more than {limit} threads at once: record a shorter run or fewer processes")
         self.records.append([])
-        if len(self.records) == 1:              # CPU 0 finds itself in address space 1, which nobody wants
-            self._emit("TURN", value=0)
-            self._emit("EXIT")
         return len(self.records) - 1
 
     # ---- steps ---------------------------------------------------------------------------------------------
 
     def _step(self, step: Step) -> None:
-        self._turn_to(self._cpu_of((step.task.pid, step.task.tid)))
+        self._turn_to(self._cpu_of(step.task))
         getattr(self, "_" + step.what)(step)
+        if self.hand_on and step.what == "leave" and step.index == step.task.leaves_after:
+            heapq.heappush(self.free_cpus, self.cpus.pop(step.task))
 
     def _fault(self, step: Step) -> None:
         event = self.recording.events[step.index]
@@ -172,7 +178,7 @@ class Translator:
         """A copy whose process was never seen: a spare CPU takes it and gives it up."""
         assert step.other is not None
         before = self.current
-        self._turn_to(self._cpu_of(SPARE))
+        self._turn_to(self._cpu_of(None))
         taken = Step("attach", step.task, step.other, step.index)
         self._attach(taken)
         self._leave(taken)

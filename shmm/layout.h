@@ -412,6 +412,7 @@ typedef struct {
 	uint32_t *gather;                          /* scratch of one mmu_gather */
 	uint32_t gather_size;
 	uint32_t id;
+	uint32_t soft_irq;                         /* the signal delivery is in force */
 } vcpu_t;
 
 _Static_assert(sizeof(vma_t) == 128, "a VMA is two lines: what a speculator reads, and the rest");
@@ -442,5 +443,6 @@ static inline void vcpu_bind(vcpu_t *c, void *base, uint32_t id, uint32_t *gathe
 	c->gather = gather;
 	c->gather_size = gather_size;
 	c->id = id;
+	c->soft_irq = g->ipi_policy == SHMM_IPI_SIGNAL;
 }
 #endif

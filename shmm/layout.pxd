@@ -279,6 +279,7 @@ cdef extern from "layout.h" nogil:
         u8 *memory
         u32 *gather
         u32 gather_size
+        u32 soft_irq
         u32 id
     void vcpu_bind(vcpu_t*, void* base, u32 id, u32* gather, u32 gather_size) noexcept
 

@@ -179,7 +179,8 @@ def test_output_to_a_closed_pipe_is_quiet():
     ["--pin"],
 ])
 def test_ways_to_run(words):
-    done = shmm("run", "--cpus", "3", "--workload", "page_fault1,tlb_flush2", *words, *QUICK, "--json", "-")
+    point = ("--cpus", "3", "--scheme", "spf", "--workload", "page_fault1,tlb_flush2")
+    done = shmm("run", *point, *words, *QUICK, "--json", "-")
     assert done.returncode == 0, done.stderr
     for run in json.loads(done.stdout)["runs"]:
         assert run["ops"] > 0 and run["violations"] == 0 and run["frames_leaked"] == 0

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from stress.kill_storm import Run, strike
 
-from shmm.cluster import fate
+from shmm.cluster import fate, launch, sizing
+from shmm.cluster.config import Config
+from shmm.cluster.crew import ClusterError
+from shmm.cluster.launch import Cluster
 from shmm.layout import CONSTANTS
 from shmm.program import OP
 from shmm.segment import Geometry, Segment
@@ -39,7 +42,7 @@ def test_an_interrupted_run_prints_and_saves_what_it_measured(number, tmp_path):
     saved = tmp_path / "result.json"
     with Run("--cpus", "2", "--scheme", "spf", "--json", str(saved), *LONG) as run:
         run.wait_for_workers(2)
-        time.sleep(1.5)
+        time.sleep(1.0)
         run.process.send_signal(number)
         assert run.end() == 130, run.text()
         assert "interrupted" in run.text()
@@ -58,13 +61,14 @@ def test_ctrl_c_for_the_whole_process_group_is_no_death():
         assert "was killed" not in run.text()
 
 
-def test_a_worker_that_does_not_stop_is_named():
-    with Run("--cpus", "2", "--scheme", "spf", "--seconds", "0.5", "--repeats", "50", "--size", "2M") as run:
-        worker = run.wait_for_workers(2)[0]
-        time.sleep(0.5)
-        os.kill(worker, signal.SIGSTOP)
-        assert run.end(20) == 1
-        assert f"(process {worker}" in run.text() and "stopped" in run.text()
+def test_a_worker_that_does_not_stop_is_named(monkeypatch):
+    monkeypatch.setattr(launch, "STOP_SECONDS", 1.0)
+    config = Config(cpus=2, seconds=0.3, size=2 << 20)
+    with Cluster(config, sizing.job_for(config)) as cluster:
+        worker = cluster.workers[1].pid
+        cluster.progress = lambda *_: os.kill(worker, signal.SIGSTOP)
+        with pytest.raises(ClusterError, match=rf"CPU 1 \(process {worker}, stopped\) did not stop within 1 s"):
+            cluster.run(0.3)
 
 
 # ---- what is said about a dead CPU -------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from shmm.cluster import results, sizing, topology, workloads
+from shmm.cluster import launch, results, sizing, topology, workloads
 from shmm.cluster.config import Config, Job
 from shmm.cluster.crew import ClusterError, Interrupted
 from shmm.cluster.launch import run_point, seed_of
@@ -81,7 +81,8 @@ def test_page_fault3_is_never_speculated():
 def test_ebizzy_faults_per_record(args, faults, scheme):
     run = measure("ebizzy", scheme=scheme, size=None, workload_args=(args,))
     records = run["counters"]["ops"]
-    assert abs(run["counters"]["user_faults"] - faults * records) <= faults * run["cpus"]
+    kept = 10                               # pages of chunks that stay mapped
+    assert abs(run["counters"]["user_faults"] - kept - faults * records) <= faults * run["cpus"]
     assert abs(run["counters"]["munmap"] - records) <= run["cpus"]
 
 
@@ -197,7 +198,8 @@ def test_a_violation_is_exit_status_1(capsys):
     assert "record 1 (MUNMAP)" in capsys.readouterr().out
 
 
-def test_a_run_in_which_nothing_moves_is_given_up():
+def test_a_run_in_which_nothing_moves_is_given_up(monkeypatch):
+    monkeypatch.setattr(launch, "STALL_POLLS", 10)
     program = Program()
     program.turn(5)                         # nobody says that event 5 is next
     with pytest.raises(ClusterError, match=r"nothing has moved for .* CPU 0 is in TURN"):

@@ -22,12 +22,14 @@ from types import ModuleType
 from shmm.program import Program
 
 PAGE = 4096
+NONE = 0
 RW = mmap.PROT_READ | mmap.PROT_WRITE
 ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 PRIVATE, SHARED = mmap.MAP_PRIVATE, mmap.MAP_SHARED
 FIXED = 0x10
 DONTNEED = 4
 MEMSIZE = 128 << 20
+STACK = 8 << 20
 
 __all__ = ["ANON", "DONTNEED", "FIXED", "MEMSIZE", "PAGE", "PRIVATE", "RW", "SHARED", "Program", "Task",
            "WorkloadError", "available", "load"]
@@ -51,6 +53,16 @@ class Task:
     def bytes(self) -> int:
         """Bytes that each task maps."""
         return self.pages * PAGE
+
+    def thread(self) -> Program:
+        """A program that begins with what starting a thread does: a stack is mapped, with a guard page.
+
+        Nothing touches it, but it matters: in an empty address space each munmap would free all page tables up
+        to the top one, where a real process has neighbours that keep them."""
+        program = Program()
+        program.mmap(0, STACK + PAGE, NONE, ANON, dst=1)
+        program.mprotect(PAGE, STACK, RW, base=1)
+        return program
 
     def no_args(self) -> None:
         """Refuses arguments, for a workload that takes none."""

@@ -15,7 +15,7 @@ def frames(cpus: int, pages: int) -> int:
 
 def build(task: Task) -> Program:
     task.no_args()
-    p = Program()
+    p = task.thread()
     p.brk(0, dst=1)
     with p.forever():
         p.brk(task.bytes, base=1, may_fail=True, count=True)

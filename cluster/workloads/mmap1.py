@@ -11,7 +11,7 @@ def frames(cpus: int, pages: int) -> int:
 
 def build(task: Task) -> Program:
     task.no_args()
-    p = Program()
+    p = task.thread()
     with p.forever():
         p.mmap(0, task.bytes, RW, ANON, dst=1)
         p.munmap(0, task.bytes, base=1, count=True)

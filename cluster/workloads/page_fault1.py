@@ -7,7 +7,7 @@ description = "anonymous memory: mmap, write each page, munmap (op: a page)"
 
 def build(task: Task) -> Program:
     task.no_args()
-    p = Program()
+    p = task.thread()
     with p.forever():
         p.mmap(0, task.bytes, RW, ANON, dst=1)
         p.touch(0, task.pages, base=1)

@@ -15,7 +15,7 @@ def frames(cpus: int, pages: int) -> int:
 
 def build(task: Task) -> Program:
     task.no_args()
-    p = Program()
+    p = task.thread()
     with p.forever():
         p.mmap(0, task.bytes, RW, PRIVATE, file=task.files[task.cpu], dst=1)
         p.touch(0, task.pages, base=1)

@@ -11,7 +11,7 @@ def files(cpus: int, pages: int) -> list[int]:
 
 def build(task: Task) -> Program:
     task.no_args()
-    p = Program()
+    p = task.thread()
     with p.forever():
         p.mmap(0, task.bytes, RW, SHARED, file=task.files[task.cpu], dst=1)
         p.touch(0, task.pages, base=1)

@@ -11,7 +11,7 @@ AREA = 0x1000_0000_0000             # 1 GiB-aligned, so that slices of whole 2 M
 def build(task: Task) -> Program:
     task.no_args()
     whole = task.bytes * task.cpus
-    p = Program()
+    p = task.thread()
     with p.forever():
         if task.cpu == 0:
             p.mmap(AREA, whole, RW, ANON | FIXED, expect=AREA)

@@ -18,7 +18,7 @@ def build(task: Task) -> Program:
         times = pages = 0
     if len(task.args) > 2 or times < 1 or not 1 <= times * pages <= task.pages:
         raise WorkloadError(f"spf_test takes the number of areas and their pages, {task.pages} pages in all")
-    p = Program()
+    p = task.thread()
     with p.repeat(times, 2):
         p.mmap(0, pages * PAGE, RW, ANON, dst=1)
         p.touch(0, pages, base=1)

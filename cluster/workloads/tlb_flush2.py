@@ -10,7 +10,7 @@ memsize = 1 << 20
 
 def build(task: Task) -> Program:
     task.no_args()
-    p = Program()
+    p = task.thread()
     with p.forever():
         p.mmap(0, task.bytes, RW, ANON, dst=1)
         p.lea(2, base=1)

@@ -95,6 +95,11 @@ enum shmm_access {
 SHMM_DEFINE_WIDTH(32, uint32_t)
 SHMM_DEFINE_WIDTH(64, uint64_t)
 
+/* A counter with one writer and many readers: the owner adds, a reader may be one event behind.  Not an atomic
+ * read-modify-write, and not a relaxed load and store either, which compilers will not fuse into one add. */
+static inline void add_owned64(a64 *p, uint64_t n)
+{ SHMM_HOOK(p, 8, SHMM_LD_RELAXED); SHMM_HOOK(p, 8, SHMM_ST_RELAXED); p->v += n; }
+
 /* Fences.  Each use names its partner in a comment. */
 static inline void smp_mb(void)  { SHMM_HOOK_FENCE(SHMM_FENCE); __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void smp_rmb(void) { SHMM_HOOK_FENCE(SHMM_FENCE); __atomic_thread_fence(__ATOMIC_ACQUIRE); }

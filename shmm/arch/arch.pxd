@@ -51,6 +51,8 @@ cdef extern from "arch.h" nogil:
     u64 fetch_or64(a64*, u64) noexcept
     u64 fetch_and64(a64*, u64) noexcept
 
+    void add_owned64(a64*, u64) noexcept
+
     void smp_mb() noexcept
     void smp_rmb() noexcept
     void smp_wmb() noexcept

@@ -16,7 +16,7 @@ The full barrier at each beginning is the price of both: it pairs with C in ipi.
 
 from shmm.arch.arch cimport barrier, get32, ld64_relaxed, put32, st64_mb, st64_relaxed, st64_release, u32, u64
 from shmm.layout cimport (
-    SHMM_ASLEEP, SHMM_ENTRY_ONE, SHMM_IPI_SIGNAL, SHMM_IRQ_OFF, SHMM_KERNEL, SHMM_SECTION_ONE, vcpu_t,
+    SHMM_ASLEEP, SHMM_ENTRY_ONE, SHMM_IRQ_OFF, SHMM_KERNEL, SHMM_SECTION_ONE, vcpu_t,
 )
 from shmm.mm.ipi cimport ipi_handle
 
@@ -41,7 +41,7 @@ cdef inline void irq_disable(vcpu_t *c) noexcept nogil:
     if depth:
         return
     state = (ld64_relaxed(&c.me.state) + SHMM_SECTION_ONE) | SHMM_IRQ_OFF
-    if c.g.ipi_policy == SHMM_IPI_SIGNAL:
+    if c.soft_irq:
         st64_relaxed(&c.me.state, state)        # soft-masked: the signal itself orders, on this very CPU
         barrier()
         return

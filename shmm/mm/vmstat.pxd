@@ -1,14 +1,14 @@
 """Counters and histograms: one set per CPU, written by its owner only, summed by whoever reads.
 
-No lock.  A counter is a relaxed load and store of the owner's own line, never a read-modify-write: the reader may be
-one event behind, and nobody pays for it.  Names are /proc/vmstat's and v2 31/35's (layout.h, SHMM_COUNTERS)."""
+No lock.  A counter is added to in its owner's own line, never by an atomic read-modify-write: the reader may be one
+event behind, and nobody pays for it.  Names are /proc/vmstat's and v2 31/35's (layout.h, SHMM_COUNTERS)."""
 
-from shmm.arch.arch cimport ld32_relaxed, ld64_relaxed, st32_relaxed, st64_relaxed, u32, u64
+from shmm.arch.arch cimport add_owned64, ld32_relaxed, st32_relaxed, u32, u64
 from shmm.layout cimport SHMM_HIST_BUCKETS, vcpu_t
 
 
 cdef inline void count_vm_events(vcpu_t *c, u32 which, u64 n) noexcept nogil:
-    st64_relaxed(&c.me.counter[which], ld64_relaxed(&c.me.counter[which]) + n)
+    add_owned64(&c.me.counter[which], n)
 
 
 cdef inline void count_vm_event(vcpu_t *c, u32 which) noexcept nogil:

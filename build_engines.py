@@ -1,0 +1,40 @@
+"""How an engine is built: the one place for Cython's directives and the compiler's flags.
+
+setup.py builds the shipped engines with it, tests/engines.py those that only tests need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from setuptools import Extension
+
+# Directives live here and nowhere else: a `# cython:` line in a .pyx does not reach the rooms it cimports, and
+# without cdivision an innocent % would take the GIL, which no room may.
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+    "embedsignature": True,
+    "freethreading_compatible": True,
+}
+
+CFLAGS = ["-std=gnu11", "-O2", "-g", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function",
+          "-Werror=implicit-function-declaration"]
+
+
+def engine(module: str, source: str, header: str, rooms: str = "shmm", include: Iterable[str] = ()) -> Extension:
+    """One engine: its own .pyx, the rooms compiled against its own header behind the door.
+
+    rooms: the folder of shmm; include: where the header is, if not there."""
+    return Extension(
+        module,
+        [source],
+        include_dirs=[rooms, f"{rooms}/arch", *include],
+        define_macros=[("_GNU_SOURCE", None), ("SHMM_ENGINE_HEADER", f'"{header}"')],
+        extra_compile_args=CFLAGS,
+        # cythonize follows .pxd files, but not the headers that headers include
+        depends=[str(path) for path in sorted(Path(rooms).rglob("*.h"))],
+    )

@@ -1,0 +1,270 @@
+"""`replay`: what a recorded program did to its address spaces, done again, and compared fault by fault.
+
+    trace.py      reads the text that perf script printed
+    recording.py  joins calls with their results, threads with their lives, children with their parents
+    lineage.py    infers forks, execs and address spaces
+    image.py      infers what execve mapped
+    calls.py      turns calls and faults into records of programs
+    translate.py  one program per thread, one event at a time in recorded order
+    presence.py   a model of what will be present, which explains the differences
+
+Only faults are recorded, not accesses that found their page present; so a replay can miss a fault (its page is
+already there) but takes an extra one only if one access faults twice.  A fault is missing where the recorded kernel
+had less in its page tables than we do: two threads faulted at the same instant (events happen one after the other
+here), pages were reclaimed, or something that was not recorded unmapped them.
+
+Events are replayed one at a time, so speculation never meets a concurrent writer: attempts abort only for what they
+find (no anon_vma yet, no page table, a file), never because a sequence count moved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shmm.cluster import options, replay_table, results, session, topology, trace
+from shmm.cluster.calls import Place
+from shmm.cluster.config import Config, Job
+from shmm.cluster.crew import ClusterError, Interrupted
+from shmm.cluster.launch import run_point
+from shmm.cluster.lineage import Lineage
+from shmm.cluster.presence import FAULTS, MISSING
+from shmm.cluster.recording import Recording
+from shmm.cluster.table import console
+from shmm.cluster.translate import ReplayError, Translation, Translator
+from shmm.layout import CONSTANTS
+from shmm.program import OP
+from shmm.segment import FRAMES_PER_CPU, SLOTS_PER_CPU, Geometry, Segment, SegmentError
+
+SCHEMA = "shmm.replay/1"
+FLUSHES = ("nr_tlb_local_flush_one", "nr_tlb_local_flush_all", "nr_tlb_remote_flush", "nr_tlb_remote_flush_received")
+NOT_MAPPED = "not mapped in replay"
+UNEXPLAINED = "unexplained"
+
+
+@dataclass(frozen=True)
+class ReplayConfig(Config):
+    """A run's configuration, and how many pages a read fault on a file maps around it."""
+
+    fault_around: int = 16
+
+    def segment_policy(self, shared_core: bool) -> dict[str, str | int | bool]:
+        return super().segment_policy(shared_core) | {"fault_around": self.fault_around}
+
+
+@dataclass(frozen=True)
+class ReplayJob(Job):
+    """A translation as a job: every program finds its address space itself, and the need of memory is known."""
+
+    room: Geometry | None = None
+
+    def geometry(self) -> Geometry:
+        return self.room or super().geometry()
+
+    def places_itself(self, cpu: int) -> bool:
+        return True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The replay command's options."""
+    parser.add_argument("trace", metavar="FILE", help="perf script's output, plain or .xz")
+    options.add_run_options(parser, workloads=False)
+    parser.add_argument("--fault-around", type=power_of_two, default=16, metavar="N",
+                        help="pages that a read fault on a file maps around it, 1 for none (default: 16)")
+    parser.set_defaults(parser=parser)
+
+
+def power_of_two(text: str) -> int:
+    """A power of two from 1 to 512."""
+    value = int(text) if text.isdigit() else 0
+    if value not in [1 << bit for bit in range(10)]:
+        raise argparse.ArgumentTypeError(f"{text!r} is not 1, 2, 4, ... 512")
+    return value
+
+
+def main(args: argparse.Namespace) -> int:
+    """Replays a trace under each scheme, prints the report and returns the exit status."""
+    options.check(args, args.parser)
+    try:
+        recorded = trace.read(args.trace)
+        translation = translate(recorded, args.fault_around)
+    except trace.TraceError as error:
+        print(f"shmm: {error}", file=sys.stderr)
+        return session.USAGE
+    except ReplayError as error:
+        print(f"shmm: {args.trace}: {error}", file=sys.stderr)
+        return session.ENVIRONMENT
+    name = os.path.basename(args.trace)
+    document, status = replay_all(args, name, recorded, translation)
+    report(document, args.json)
+    if status == session.OK and any(run["violations"] or run["frames_leaked"] for run in document["runs"]):
+        status = session.VIOLATION
+    return status
+
+
+def translate(recorded: trace.Trace, fault_around: int = 16) -> Translation:
+    """The programs that do what was recorded.  Raises ReplayError if they do not fit this machine."""
+    recording = Recording(recorded)
+    return Translator(recording, Lineage(recording), fault_around).translation()
+
+
+def replay_all(
+    args: argparse.Namespace, name: str, recorded: trace.Trace, translation: Translation,
+) -> tuple[dict[str, Any], int]:
+    """The document of all schemes' replays, and the exit status."""
+    job = job_of(name, translation)
+    runs: list[dict[str, Any]] = []
+    error, status = None, session.OK
+    with session.interruptible() as interrupted:
+        try:
+            for scheme in args.scheme:
+                print(f"replaying {name}, {scheme} ...", file=sys.stderr)
+                config = ReplayConfig(
+                    **asdict(options.base_config(args, scheme=scheme, workload="replay", cpus=len(job.programs))),
+                    fault_around=args.fault_around,
+                )
+                runs.append(replay_once(config, job, recorded, translation, interrupted))
+        except Interrupted:
+            status = session.INTERRUPTED
+        except ClusterError as failed:
+            error, status = str(failed), session.VIOLATION
+        except SegmentError as failed:
+            error, status = f"{failed}; replay a shorter recording", session.ENVIRONMENT
+        except OSError as failed:
+            error, status = f"this machine cannot run it: {failed}; see `shmm doctor`", session.ENVIRONMENT
+    document = {
+        "schema": SCHEMA,
+        "trace": about(name, recorded, translation),
+        "host": topology.host(),
+        "warnings": warnings(runs, recorded),
+        "runs": runs,
+    }
+    if error is not None:
+        document["error"] = error
+    return document, status
+
+
+def about(name: str, recorded: trace.Trace, translation: Translation) -> dict[str, Any]:
+    """What the trace holds and what was made of it."""
+    out = {
+        "name": name, "events": len(recorded.events), "threads": recorded.threads, "faults": recorded.faults,
+        "tlb_flushes": recorded.flushes, "other_events": recorded.other, "unparsed": recorded.unparsed,
+        "inferred": dict(sorted(translation.counts.items())), "calls": len(translation.calls),
+    }
+    if recorded.first_unparsed is not None:
+        out["first_unparsed"] = recorded.first_unparsed
+    return out
+
+
+def job_of(name: str, translation: Translation) -> ReplayJob:
+    """The job, and a machine of the size that the model found necessary."""
+    cpus = len(translation.programs)
+    need = translation.pages + translation.cached + translation.tables
+    slots = 1 + 2 * translation.vmas + cpus * SLOTS_PER_CPU
+    insns = sum(map(len, translation.programs)) + 1
+    file_pages = sum(pages for pages, _ in translation.files)
+    room = Geometry(
+        ncpu=cpus, nmm=1 + translation.slots, nvma=slots, nanon=slots, nfile=len(translation.files) + 2,
+        ncache=file_pages + 2, nframe=need + need // 8 + 1024 + cpus * FRAMES_PER_CPU, ninsn=insns,
+    )
+    return ReplayJob(
+        name=name, programs=translation.programs, frames=need, files=translation.files, vmas=translation.vmas,
+        mms=translation.slots, finite=True, room=room,
+    )
+
+
+def replay_once(
+    config: ReplayConfig, job: ReplayJob, recorded: trace.Trace, translation: Translation,
+    interrupted: Callable[[], bool],
+) -> dict[str, Any]:
+    """Runs the programs once and returns the entry of "runs"."""
+    outcome: dict[str, Any] = {}
+
+    def at_rest(segment: Segment) -> None:
+        outcome.update(compare(segment, translation))
+
+    run = run_point(config, job, interrupted=interrupted, at_rest=at_rest)
+    run["policies"]["fault_around"] = config.fault_around
+    counters = run["counters"]
+    return run | outcome | {
+        "recorded_tlb_flushes": recorded.flushes,
+        "tlb_flushes": sum(counters[name] for name in FLUSHES),
+    }
+
+
+def compare(segment: Segment, translation: Translation) -> dict[str, Any]:
+    """What came of every fault and call, read from the result words."""
+    taken = result_words(segment, translation.faults)
+    missing, failed = Counter[str](), Counter[str]()
+    for result, expected in zip(taken.tolist(), translation.expected, strict=True):
+        if result < 0:
+            failed["SIGBUS" if result == -CONSTANTS["SIGBUS"] else expected] += 1
+            if expected == FAULTS:
+                missing[NOT_MAPPED] += 1
+        elif result == 0:
+            missing[expected if expected in MISSING else UNEXPLAINED] += 1
+    calls = result_words(segment, translation.calls)
+    return {
+        "recorded_faults": len(taken),
+        "replayed_faults": len(taken) - sum(missing.values()),
+        "missing_faults": dict(missing.most_common()),
+        "extra_faults": int(np.maximum(taken - 1, 0).sum()),
+        "failed_accesses": dict(failed.most_common()),
+        "failed_calls": int(refused(translation, calls)),
+    }
+
+
+def result_words(segment: Segment, places: list[Place]) -> NDArray[np.int64]:
+    """The result of each record."""
+    if not places:
+        return np.zeros(0, np.int64)
+    where = np.array(places, np.int64)
+    first = segment.view("cpu")["program_first"].astype(np.int64)
+    return segment.view("result")[first[where[:, 0]] + where[:, 1]].copy()
+
+
+def refused(translation: Translation, calls: NDArray[np.int64]) -> int:
+    """Calls that had succeeded when they were recorded, and did not here.  A brk that fails returns the old end."""
+    records = [translation.programs[cpu][record] for cpu, record in translation.calls]
+    return sum(
+        int(result < 0 or (record["op"] == OP["BRK"] and result != int(record["addr"])))
+        for record, result in zip(records, calls.tolist(), strict=True)
+    )
+
+
+def warnings(runs: list[dict[str, Any]], recorded: trace.Trace) -> list[str]:
+    """What a reader must know."""
+    out = [] if not runs else ["events are replayed one at a time in recorded order: speculation never meets a concurrent "
+                               "writer, so no sequence count can abort it; seconds are no measure of a scheme"]
+    if recorded.unparsed:
+        out.append(f"{recorded.unparsed} lines are no event of perf script; the first is: {recorded.first_unparsed}")
+    refusals = max((run["failed_calls"] for run in runs), default=0)
+    if refusals:
+        out.append(f"{refusals} calls that had succeeded when recorded failed in the replay")
+    return out + [text for text in results.warnings(runs) if "time-shared" not in text]
+
+
+def report(document: dict[str, Any], json_to: str | None) -> None:
+    """Prints the tables (on stderr if the JSON goes to stdout) and writes the JSON."""
+    replay_table.show(document, console(stderr=json_to == "-"))
+    if json_to == "-":
+        json.dump(document, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    elif json_to is not None:
+        try:
+            results.write(document, Path(json_to))
+        except OSError as failed:
+            print(f"shmm: cannot write {json_to}: {failed.strerror}", file=sys.stderr)
+    if "error" in document:
+        print(f"shmm: {document['error']}", file=sys.stderr)
