@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         parser = build_parser(words[0])
         args = parser.parse_args(words)
-        return int(args.handler(args))
+        status = int(args.handler(args))
     except ImportError as error:
         if not (error.name or "").startswith("shmm") and "_fast" not in str(error):
             raise
@@ -45,6 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:             # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    if status == INTERRUPTED and argv is None:
+        # all workers are killed, but a big one takes its time to go, and multiprocess would wait for each
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def build_parser(command: str) -> argparse.ArgumentParser:

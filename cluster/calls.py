@@ -18,10 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shmm.cluster.image import Image, Run
-from shmm.cluster.lineage import arrival, departure, page_up
 from shmm.cluster.presence import EXEC, READ, WRITE, Cache, Mapping, Presence
 from shmm.cluster.recording import FETCH
 from shmm.cluster.recording import WRITE as WRITE_FAULT
+from shmm.cluster.space import arrival, departure, page_up
 from shmm.cluster.trace import Event
 from shmm.program import COUNT, MAY_FAIL
 

@@ -28,6 +28,8 @@ from shmm.segment import Segment, object_name
 POLL = 0.05                 # seconds between looks at the time and at Ctrl-C
 POPULATE_SECONDS = 1.5      # for making the segment's pages present in all workers
 START_SECONDS = 20.0
+REAP_SECONDS = 10.0         # a killed process still has to give its memory back
+INTERRUPTED_REAP_SECONDS = 0.2
 SETTLE_SECONDS = 60.0       # looks at every frame
 
 
@@ -114,14 +116,13 @@ class Crew:
             context.set_forkserver_preload(["shmm.cluster.worker"])
         gc.collect()
         gc.freeze()
-        # a worker must not see the signals before it has said what they mean to it
-        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             until = time.monotonic() + POPULATE_SECONDS
             for cpu in range(self.cpus):
+                if self.interrupted():
+                    raise Interrupted
                 self._start_worker(context, cpu, until)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
             gc.unfreeze()
 
     def _start_worker(self, context: Any, cpu: int, populate_until: float) -> None:
@@ -134,17 +135,23 @@ class Crew:
         )
         process = context.Process(target=worker.main, args=(orders, theirs, self.gate), name=f"shmm-cpu{cpu}")
         self.links.append(mine)
-        process.start()
-        self.workers.append(process)
-        theirs.close()
+        # a worker must not see the signals before it has said what they mean to it
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            process.start()
+            self.workers.append(process)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+            theirs.close()
 
     def end_workers(self) -> None:
-        """Kills what still lives and reaps it."""
+        """Kills what still lives and reaps it; who pressed Ctrl-C does not wait for the last to be gone."""
         for process in self.workers:
             if process.is_alive():
                 process.kill()
+        until = time.monotonic() + (INTERRUPTED_REAP_SECONDS if self.interrupted() else REAP_SECONDS)
         for process in self.workers:
-            process.join(5)
+            process.join(max(0.0, until - time.monotonic()))
         for link in self.links:
             link.close()
         if self.gate is not None:
@@ -191,9 +198,14 @@ class Crew:
             if interruptible and self.interrupted():
                 raise Interrupted
             if waiting and time.monotonic() > until:
-                cpu = min(waiting)
-                raise ClusterError(fate.silence(self.segment, cpu, self.workers[cpu].pid, seconds, what))
+                raise ClusterError(self._silence(waiting, seconds, what))
         return replies
+
+    def _silence(self, waiting: set[int], seconds: float, what: str) -> str:
+        pids = {cpu: self.workers[cpu].pid for cpu in waiting}
+        cpu = fate.suspect(self.segment, pids)
+        others = f"; {len(waiting) - 1} others did not either" if len(waiting) > 1 else ""
+        return fate.silence(self.segment, cpu, pids[cpu], seconds, what) + others
 
     def receive(self, waiting: set[int], replies: dict[int, Any], seconds: float) -> None:
         """Takes the replies that arrive within so many seconds; raises ClusterError if a worker is dead."""

@@ -83,13 +83,17 @@ def check_engine() -> Finding:
     missing = [name for name in ("Cpu", "settle", "check", "frames_in_use") if not hasattr(_fast, name)]
     if missing:
         return FAIL, f"{_fast.__file__} lacks {', '.join(missing)}: {remedy}"
-    built = os.path.getmtime(_fast.__file__)
-    folder = Path(_fast.__file__).parent
-    sources = [path for kind in ("*.h", "*.pxd", "*.pyx", "*.pxi") for path in folder.rglob(kind)]
-    newer = [path.name for path in sources if path.stat().st_mtime > built]
-    if newer:
-        return WARN, f"{', '.join(sorted(newer)[:3])} changed since it was built: {remedy}"
+    if newer := _newer_sources(Path(_fast.__file__)):
+        return WARN, f"{', '.join(newer[:3])} changed since it was built: {remedy}"
     return OK, f"ABI {ABI:016x}, {_fast.__file__}"
+
+
+def _newer_sources(built: Path) -> list[str]:
+    """In a checkout: the sources that changed after the engine was built."""
+    if not (built.parent.parent / "setup.py").exists():
+        return []
+    sources = [path for kind in ("*.h", "*.pxd", "*.pyx", "*.pxi") for path in built.parent.rglob(kind)]
+    return sorted(path.name for path in sources if path.stat().st_mtime > built.stat().st_mtime)
 
 
 def check_shared_memory() -> Finding:

@@ -5,6 +5,7 @@ Only looks: a dead CPU may hold any lock, so nothing here waits for one."""
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ def silence(segment: Segment, cpu: int, pid: int, seconds: float, what: str) -> 
     """One line: which CPU did not answer in time, and where it is."""
     return (f"CPU {cpu} (process {pid}, {process_state(pid)}) did not {what} within {seconds:.0f} s: "
             f"it is {doing(segment, cpu)}")
+
+
+def suspect(segment: Segment, pids: Mapping[int, int]) -> int:
+    """Of CPUs (with their processes) that do not answer, the one that the others probably wait for."""
+    states = segment.view("cpu")["state"]
+
+    def innocence(cpu: int) -> tuple[bool, bool, int]:
+        asleep = bool(int(states[cpu]) & CONSTANTS["ASLEEP"])
+        return process_state(pids[cpu]) != "stopped", asleep and not owned(segment, cpu), cpu
+
+    return min(pids, key=innocence)
 
 
 def cause(exit_code: int | None) -> str:

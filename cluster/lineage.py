@@ -1,93 +1,39 @@
-"""Which address space each event of a trace belongs to: the execs and forks that nobody recorded, inferred.
+"""Which address space each event of a trace belongs to: steps, in recorded order, with the forks in between.
 
-A thread's events are followed in recorded order and become steps.  What has to be inferred, and from what:
+exec   see execs.py.
+fork   clone without CLONE_VM.  The copy is made where the first write fault on a present page by another thread
+       shows that pages are shared already, at the latest where the child or the call returns.
+vfork  clone with CLONE_VM, and clone3, whose flags are not recorded (glibc makes threads and spawned processes with
+       it): the child runs in its parent's address space until it execs.  A clone3 whose parent returns while the
+       child still runs the same image was a fork.  vfork(2) itself is not recorded: a process that appears from
+       nowhere shares the space of one with the same command, whose addresses it uses and which rests meanwhile.
 
-exec   The first thing that a new image does in user mode is to fetch its first instruction, a fault on a page that
-       is not present.  Such a fault of a process's first thread starts a new image if no other thread of the process
-       lives on, and
-       - the command changed just before (and the fault is not one that the old image explains: a thread may rename
-         itself), or
-       - the next call is brk(0) and its result is not where the heap was: the dynamic loader's and libc's first call, or
-       - what follows contradicts the old image: pages fault as not present that it had made present, or everything
-         that runs lies where the old image never ran.
-fork   clone without CLONE_VM.  The copy is made where the first write fault on a present page of another thread
-       shows that pages are already shared, at the latest where the child or the call returns.
-vfork  clone with CLONE_VM, and clone3 (whose flags are not recorded; glibc makes threads and spawned processes
-       with it): the child runs in its parent's address space until it execs.  A clone3 whose parent returns while
-       the child still runs the same image was a fork.  vfork(2) itself is not recorded: a process that appears from
-       nowhere shares the space of one with the same command whose addresses it uses.
+A call takes effect where it makes room (munmap, mprotect, madvise) at its enter, and where it takes room (mmap, brk)
+at its exit: no thread can use the new mapping before, and none the old one after.  mremap does both, in two steps.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from shmm.cluster.image import WINDOW, Image
-from shmm.cluster.intervals import Intervals
+from shmm.cluster.execs import Execs
+from shmm.cluster.image import PAGE_SHIFT, WINDOW, Image
 from shmm.cluster.recording import FETCH, PRESENT, WRITE, Birth, Recording, Task
+from shmm.cluster.space import NO_FILE, READ_WRITE, REGION_SHIFT, Space, arrival, departure, page_up
 from shmm.cluster.trace import FAULT, FLUSH, Event
 
-PAGE_SHIFT = 12
-PAGE = 1 << PAGE_SHIFT
-REGION_SHIFT = 21
 TASK_SIZE = 0x7FFFFFFFF000
 LOWEST = 0x10000                            # vm.mmap_min_addr: nothing is ever mapped below
-COLD = 8                                    # a file is cold if one in so many windows was incomplete
-LOOK_AHEAD = 40                             # events that a doubtful exec is judged by
 ANONYMOUS = 0x20
-RW = 3
-DONTNEED, FREE, REMOVE = 4, 8, 9
-
-
-def page_up(address: int) -> int:
-    return (address + PAGE - 1) & -PAGE
-
-
-@dataclass(eq=False, slots=True)
-class Space:
-    """One address space, and what is known of it up to the event that is looked at."""
-
-    image: Image
-    mapped: Intervals[tuple[int, int]] = field(default_factory=Intervals)   # by recorded calls: (file's mmap, prot)
-    regions: set[int] = field(default_factory=set)      # 2 MiB regions that were touched or run in
-    touched: set[int] = field(default_factory=set)      # pages that faulted here and have not been unmapped
-    # fault-around windows (number, mapping's start): the pages that were read while absent
-    windows: dict[tuple[int, int], set[int]] = field(default_factory=dict)
-    brk: int | None = None
-
-    def fork(self) -> Space:
-        """A copy, as it was seen from the parent; file pages are not copied, so nothing counts as touched."""
-        return Space(self.image, self.mapped.copy(), set(self.regions), brk=self.brk)
-
-    def forget(self, start: int, end: int) -> None:
-        """The pages of [start, end) are not present any more."""
-        first, last = start >> PAGE_SHIFT, page_up(end) >> PAGE_SHIFT
-        if last - first < len(self.touched):
-            self.touched.difference_update(range(first, last))
-        else:
-            self.touched = {page for page in self.touched if not first <= page < last}
-        self.windows = {key: left for key, pages in self.windows.items()
-                        if (left := {page for page in pages if not first <= page < last})}
-
-    def map(self, start: int, end: int, prot: int, mmap: int = -1) -> None:
-        """mmap: the event that mapped a file there."""
-        self.forget(start, end)
-        self.mapped.set(start, end, (mmap, prot))
-
-    def unmap(self, start: int, end: int) -> None:
-        self.forget(start, end)
-        self.mapped.clear(start, end)
-
-    def explains(self, address: int) -> bool:
-        """Whether this space is known to have something there."""
-        return address in self.mapped or address >> REGION_SHIFT in self.regions
+DONTNEED, REMOVE = 4, 9
+COLD = 8                                    # a file is cold if one in so many windows was incomplete
 
 
 @dataclass(slots=True)
 class Step:
-    """One thing to replay: "exec" (a fresh space), "attach", "leave", "fork" (other is the child's space),
-    "fault" or "call" at that event, or "vacate": what an mremap moves away from, before its result is known."""
+    """One thing to replay at an event: "exec" (a fresh space), "attach", "leave", "fork" (other: the child's space),
+    "bury" (other: a copy that is never seen used), "fault", "call", or "vacate": what an mremap moves away from."""
 
     what: str
     task: Task
@@ -102,18 +48,20 @@ class Lineage:
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
         self.events = recording.events
+        self.execs = Execs(recording)
         self.steps: list[Step] = []
         self.images: list[Image] = []
         self.space_of: dict[Task, Space] = {}
         self.comm_of: dict[Task, str] = {}
+        self.passed: Counter[Task] = Counter()                  # how many events of it have been dealt with
         self.forked: dict[Task, Space] = {}
         self.windows: Counter[int] = Counter()                  # mmap's enter -> fault-around windows seen used,
         self.conflicts: Counter[int] = Counter()                # and absent pages read in windows used before
-        self.followers: dict[Task, int] = {}                    # how many events of it have been passed
-        self.by_pid: dict[int, list[Task]] = defaultdict(list)
-        for task in recording.tasks:
-            self.by_pid[task.pid].append(task)
         self._follow()
+
+    def cold(self, mmap: int) -> bool:
+        """Whether many pages of that mapping were not in the page cache when their neighbours were mapped."""
+        return self.conflicts[mmap] * COLD >= max(1, self.windows[mmap])
 
     def _follow(self) -> None:
         forks: dict[int, list[Birth]] = defaultdict(list)
@@ -126,33 +74,31 @@ class Lineage:
             for birth in forks.pop(i, ()):
                 self._fork(birth, i)
             task = self.recording.task_of[i]
-            if task not in self.space_of:
-                self._place(task, i)
-            elif self._execs(task, i):
-                self._leave(task, i)
-                self._start(task, i)
+            self._find_space(task, i)
             self.comm_of[task] = event.comm
-            self.followers[task] = self.followers.get(task, 0) + 1
+            self.passed[task] += 1
             self._event(task, self.space_of[task], i, event)
             birth = self.recording.births.get(i)
-            if birth is not None and not birth.shares:
-                at = self._copied_at(birth, task)
-                if at is not None:
-                    forks[at].append(birth)
+            at = self._copied_at(birth, task) if birth is not None and not birth.shares else None
+            if birth is not None and at is not None:
+                forks[at].append(birth)
             for gone in ends.pop(i, ()):
                 self._leave(gone, i)
 
     # ---- how a thread comes to its space -------------------------------------------------------------------
 
-    def _start(self, task: Task, i: int) -> None:
-        image = Image(exec_seen=task in self.comm_of or self._looks_like_start(task, i))
+    def _find_space(self, task: Task, i: int) -> None:
+        if task not in self.space_of:
+            self._place(task, i)
+        elif self.execs.starts_image(task, self.passed[task], self.comm_of[task], self.space_of[task]):
+            self._leave(task, i)
+            self._start(task, i, True)
+
+    def _start(self, task: Task, i: int, exec_seen: bool) -> None:
+        image = Image(exec_seen)
         self.images.append(image)
         self.space_of[task] = Space(image)
         self.steps.append(Step("exec", task, self.space_of[task], i))
-
-    def _attach(self, task: Task, space: Space, i: int) -> None:
-        self.space_of[task] = space
-        self.steps.append(Step("attach", task, space, i))
 
     def _leave(self, task: Task, i: int) -> None:
         if task in self.space_of:
@@ -161,48 +107,48 @@ class Lineage:
     def _place(self, task: Task, i: int) -> None:
         """A thread's first event."""
         birth = self.recording.born_of.get(task)
-        parent = self.recording.task_of[birth.enter] if birth else None
-        if task in self.forked:
-            self._attach(task, self.forked.pop(task), i)
-        elif parent is not None and parent in self.space_of:
-            self._attach(task, self.space_of[parent], i)
-        else:
+        space = self.forked.pop(task, None)
+        if space is None and birth is not None:
+            space = self.space_of.get(self.recording.task_of[birth.enter])
+        if space is None:
             space = self._sibling_space(task) or self._vfork_parent(task, i)
-            if space is not None:
-                self._attach(task, space, i)
-            else:
-                self._start(task, i)
+        if space is None:
+            self._start(task, i, self.execs.fetches_absent(i))
+        else:
+            self.space_of[task] = space
+            self.steps.append(Step("attach", task, space, i))
 
     def _sibling_space(self, task: Task) -> Space | None:
-        """A thread of a process that is already known."""
-        if task.leader and not self.recording.born_of.get(task):
-            siblings = [t for t in self.by_pid[task.pid] if t in self.space_of and not t.leader]
-        else:
-            siblings = [t for t in self.by_pid[task.pid] if t in self.space_of]
-        return self.space_of[siblings[0]] if siblings else None
+        """The space of its process, if that is known already."""
+        for other in self.execs.by_pid[task.pid]:
+            if other in self.space_of:
+                return self.space_of[other]
+        return None
 
     def _vfork_parent(self, task: Task, i: int) -> Space | None:
-        """The space that a process from nowhere borrows: one with its command that explains its first fault."""
-        fault = self._next_fault(task, i)
+        """The space that a process from nowhere borrows."""
+        fault = next((self.events[j] for j in self.execs.upcoming(task, 0) if self.events[j].name == FAULT), None)
         if fault is None:
             return None
-        address, ip, error = fault.args
-        fetches_first = error & FETCH and not error & PRESENT
         until = self._runs_until(task)
         best: tuple[int, Space] | None = None
         for other, space in self.space_of.items():
-            if self.comm_of.get(other) != self.events[i].comm or other.pid == task.pid:
-                continue
-            if any(i < j < until for j in other.indices[self.followers[other] : self.followers[other] + 1]):
-                continue                        # vfork holds the parent until the child has gone its way
-            known = space.explains(address) and (space.explains(ip) or ip == 0)
-            contradicts = not error & PRESENT and address >> PAGE_SHIFT in space.touched
-            if not known or contradicts or (fetches_first and address not in space.mapped):
-                continue
-            seen = other.indices[self.followers[other] - 1]
-            if best is None or seen > best[0]:
-                best = seen, space
+            seen = self.passed[other]
+            rests = seen == len(other.indices) or other.indices[seen] >= until
+            if self.comm_of[other] == self.events[i].comm and rests and self._borrows(fault, space):
+                last = other.indices[seen - 1]
+                if best is None or last > best[0]:
+                    best = last, space
         return best[1] if best else None
+
+    def _borrows(self, fault: Event, space: Space) -> bool:
+        """Whether a process whose first fault is this one may run in that space."""
+        address, ip, error = fault.args
+        if not space.explains(address) or (ip and not space.explains(ip)):
+            return False
+        if not error & PRESENT and address >> PAGE_SHIFT in space.touched:
+            return False                    # it would have found its page
+        return error & (FETCH | PRESENT) != FETCH or address in space.mapped
 
     def _runs_until(self, task: Task) -> int:
         """The event before which a new process has started an image of its own, as far as can be told early."""
@@ -211,26 +157,10 @@ class Lineage:
                 return j
         return task.last
 
-    def _next_fault(self, task: Task, i: int) -> Event | None:
-        for j in self._upcoming(task, i):
-            if self.events[j].name == FAULT:
-                return self.events[j]
-        return None
-
-    def _upcoming(self, task: Task, i: int) -> list[int]:
-        """The thread's next events, from i on, as long as they are surely of one image."""
-        done = self.followers.get(task, 0)
-        out = []
-        for j in task.indices[done : done + LOOK_AHEAD]:
-            if j > i and (self.events[j].comm != self.events[i].comm or j in self.recording.after_flushes):
-                break
-            out.append(j)
-        return out
-
     # ---- fork ----------------------------------------------------------------------------------------------
 
     def _copied_at(self, birth: Birth, parent: Task) -> int | None:
-        """The event before which the parent's space has been copied; None if the copy is never seen used."""
+        """The event before which the parent's space has been copied; None if nothing shows that it ever was."""
         ends = [at for at in (birth.parent_exit, birth.child.first if birth.child else None) if at is not None]
         if not ends:
             return None
@@ -245,9 +175,9 @@ class Lineage:
 
     def _fork(self, birth: Birth, i: int) -> None:
         parent = self.recording.task_of[birth.enter]
-        if parent not in self.space_of:
+        space = self.space_of.get(parent)
+        if space is None:
             return
-        space = self.space_of[parent]
         child = space.fork()
         self.steps.append(Step("fork", parent, space, i, child))
         if birth.child is not None:
@@ -255,74 +185,7 @@ class Lineage:
         else:
             self.steps.append(Step("bury", parent, space, i, child))
 
-    # ---- exec ----------------------------------------------------------------------------------------------
-
-    def _execs(self, task: Task, i: int) -> bool:
-        """Whether the thread has started a new image just before event i."""
-        event = self.events[i]
-        if not task.leader or not self._looks_like_start(task, i):
-            return False
-        space = self.space_of[task]
-        address = event.args[0]
-        if any(t.last > i for t in self.by_pid[task.pid] if t is not task and t.first < i):
-            return False                        # exec would have killed it
-        if i in self.recording.after_flushes:
-            return True                         # the new stack has been moved to its place
-        fresh = not space.explains(address)
-        refault = address >> PAGE_SHIFT in space.touched
-        renamed = event.comm != self.comm_of[task]
-        loads = self._starts_with_brk(task, i, space)
-        if loads and (fresh or refault or renamed):
-            return True
-        plausible = fresh or refault or renamed or (loads and address not in space.mapped)
-        return plausible and self._judge(task, i, space, renamed and (fresh or refault))
-
-    def _looks_like_start(self, task: Task, i: int) -> bool:
-        """The fetch of an instruction on a page that is not present."""
-        event = self.events[i]
-        if event.name != FAULT:
-            return False
-        _, _, error = event.args
-        return bool(error & FETCH) and not error & PRESENT
-
-    def _starts_with_brk(self, task: Task, i: int, space: Space) -> bool:
-        """Whether the thread's next call asks where the heap is, and learns that it is not where it was."""
-        if space.brk is None and space.image.exec_seen:
-            return False                        # this image has not asked yet
-        for j in self._upcoming(task, i):
-            event = self.events[j]
-            if event.name == "exit":
-                return False
-            if event.name == "enter":
-                result = self.recording.result(j)
-                return event.call == "brk" and event.args[0] == 0 and result is not None and result != space.brk
-        return False
-
-    def _judge(self, task: Task, i: int, space: Space, likely: bool) -> bool:
-        """Weighs what follows: for a new image, or for the old one."""
-        new, old, again = 0, 0, 0
-        regions: set[int] = set()
-        for j in self._upcoming(task, i):
-            event = self.events[j]
-            if event.name == "enter" and event.call in ("munmap", "mprotect", "madvise", "mremap"):
-                region = event.args[0] >> REGION_SHIFT
-                new, old = (new + 1, old) if region in regions else (new, old + space.explains(event.args[0]))
-            elif event.name == "exit" and event.call == "mmap":
-                regions.add(event.args[0] >> REGION_SHIFT)
-            elif event.name == FAULT:
-                address, ip, error = event.args
-                if not error & PRESENT and address >> PAGE_SHIFT in space.touched:
-                    again += 1
-                elif space.explains(ip) and ip >> REGION_SHIFT not in regions and ip:
-                    old += 1
-                else:
-                    new += 1
-                    regions.update((address >> REGION_SHIFT, ip >> REGION_SHIFT))
-        if likely:
-            return old <= new + again
-        return again >= max(3, old) or (old == 0 and new >= 3)
-
-    # ---- what an event does to what is known ------------------------------------------------------------------
+    # ---- what an event does --------------------------------------------------------------------------------
 
     def _event(self, task: Task, space: Space, i: int, event: Event) -> None:
         if event.name == FAULT:
@@ -333,7 +196,7 @@ class Lineage:
                 self._call(task, space, i, event, result)
             elif event.call == "mremap" and result is not None and result >= 0:
                 self.steps.append(Step("vacate", task, space, i))
-                vacate(space, event, result)
+                space.unmap(*departure(event, result))
         elif i in self.recording.enters and event.call in ("mmap", "brk", "mremap"):
             enter = self.recording.enters[i]
             self._call(task, space, enter, self.events[enter], event.args[0])
@@ -354,69 +217,37 @@ class Lineage:
             space.image.note_fault(address, error, page in space.touched)
         if error & (PRESENT | WRITE):
             return
-        start, _, (mmap, _) = found or (0, 0, (-1, 0))
+        start, _, (mmap, _) = found or (0, 0, (NO_FILE, 0))
         window = space.windows.setdefault((page // WINDOW, start), set())
         window.add(page)
         if found is None:
-            space.image.note_windows(window)
+            space.image.note_window(window)
         else:
             self.windows[mmap] += len(window) == 1
             self.conflicts[mmap] += len(window) > 1
 
-    def cold(self, mmap: int) -> bool:
-        """Whether many pages of that mapping were not in the page cache when their neighbours were mapped."""
-        return self.conflicts[mmap] * COLD >= max(1, self.windows[mmap])
-
     def _call(self, task: Task, space: Space, enter: int, event: Event, result: int | None) -> None:
         """result None: its exit was not recorded, as of a thread that was killed in it."""
         self.steps.append(Step("call", task, space, enter))
-        if result is None or result < 0:
-            return
+        if result is not None and result >= 0:
+            self._take_effect(space, enter, event, result)
+
+    def _take_effect(self, space: Space, enter: int, event: Event, result: int) -> None:
         call, args = event.call, event.args
+        end = page_up(args[0] + args[1]) if len(args) > 1 else 0
         if call == "mmap":
-            anonymous = args[3] & ANONYMOUS
-            space.map(result, page_up(result + args[1]), args[2], -1 if anonymous else enter)
+            space.map(result, page_up(result + args[1]), args[2], NO_FILE if args[3] & ANONYMOUS else enter)
         elif call == "munmap":
-            space.unmap(args[0], page_up(args[0] + args[1]))
+            space.unmap(args[0], end)
         elif call == "mremap":
-            low, high = arrival(event, result)
             found = space.mapped.find(args[0])
-            space.map(low, high, found[2][1] if found else RW)
+            space.map(*arrival(event, result), found[2][1] if found else READ_WRITE)
         elif call == "brk":
-            self._brk(space, result)
+            space.set_brk(result)
         else:
-            for low, high in space.mapped.gaps(args[0], page_up(args[0] + args[1])):
-                space.image.note_range(low, high, args[2] if call == "mprotect" else None)
+            for low, high in space.mapped.gaps(args[0], end):
+                space.image.note_range(low, high)
             if call == "mprotect":
-                space.mapped.update(args[0], page_up(args[0] + args[1]), lambda value: (value[0], args[2]))
-            elif args[2] in (DONTNEED, FREE, REMOVE):
-                space.forget(args[0], args[0] + args[1])
-
-    def _brk(self, space: Space, result: int) -> None:
-        if space.brk is None:
-            if space.image.heap is None:
-                space.image.heap = result
-            space.brk = space.image.heap
-        low, high = page_up(space.brk), page_up(result)
-        if low < high:
-            space.map(low, high, RW)
-        else:
-            space.unmap(high, low)
-        space.brk = result
-
-
-def arrival(event: Event, result: int) -> tuple[int, int]:
-    """The stretch that an mremap newly maps: all of the new place, or what it grew by in place."""
-    old, old_len, new_len = event.args[0], page_up(event.args[1]), page_up(event.args[2])
-    return (result + min(old_len, new_len) if result == old else result), result + new_len
-
-
-def departure(event: Event, result: int) -> tuple[int, int]:
-    """The stretch that an mremap gives up: all of the old place, or what it shrank by in place."""
-    old, old_len, new_len = event.args[0], page_up(event.args[1]), page_up(event.args[2])
-    return (old + new_len if result == old else old), old + old_len
-
-
-def vacate(space: Space, event: Event, result: int) -> None:
-    low, high = departure(event, result)
-    space.unmap(low, high)
+                space.mapped.update(args[0], end, lambda value: (value[0], args[2]))
+            elif DONTNEED <= args[2] <= REMOVE:
+                space.forget(args[0], end)

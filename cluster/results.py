@@ -113,7 +113,7 @@ def warnings(runs: Sequence[dict[str, Any]]) -> list[str]:
         out.append("--no-zero: fresh pages are not cleared, which no kernel would do")
     for run in runs:
         share = run["host_faults"] * HOST_FAULT_SECONDS / (run["seconds"] * min(run["cpus"], cores) or 1)
-        if share > 0.05:
+        if share > 0.1:
             out.append(f"{name(run)}: about {share:.0%} of the time went into the host's own page faults; "
                        "measure longer (--seconds) or map less (--size)")
     return out

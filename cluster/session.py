@@ -64,7 +64,7 @@ def measure_all(
         except ClusterError as failed:
             error, status = str(failed), VIOLATION
         except SegmentError as failed:
-            error, status = f"{failed}; --size and --cpus decide how much is needed", ENVIRONMENT
+            error, status = str(failed), ENVIRONMENT
         except OSError as failed:
             error, status = f"this machine cannot run it: {failed}; see `shmm doctor`", ENVIRONMENT
         finished = results.document(

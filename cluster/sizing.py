@@ -10,21 +10,23 @@ import os
 from collections.abc import Callable
 from types import ModuleType
 
-from shmm.cluster import workloads
+from shmm.cluster import topology, workloads
 from shmm.cluster.config import Config, Job
 from shmm.cluster.workloads import PAGE, Task, WorkloadError
 from shmm.segment import FRAMES_PER_CPU
 
 BUDGET = 1 << 30            # bytes of frames, all tasks together
+SHARED_BUDGET = 512 << 20   # when tasks share cores: frames wander, and each worker must map all of them
 TABLE = 512                 # pages that one page-table page maps
 
 
 def frame_budget(cpus: int) -> int:
-    """Frames for the tasks' data: BUDGET, or less where memory or /dev/shm is small."""
+    """Frames for the tasks' data: the budget, or less where memory or /dev/shm is small."""
     room = os.statvfs("/dev/shm")
     free = min(room.f_bavail * room.f_frsize, memory_available() // 2)
     spare = free * 9 // 10 - (cpus * (FRAMES_PER_CPU + 32) + 2048) * (PAGE + 128)
-    return max(0, min(BUDGET, spare)) // PAGE
+    budget = BUDGET if cpus <= topology.usable_cores() else SHARED_BUDGET
+    return max(0, min(budget, spare)) // PAGE
 
 
 def memory_available() -> int:

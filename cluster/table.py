@@ -37,7 +37,8 @@ def show(document: dict[str, Any], out: Console) -> None:
     for run in runs:
         complain(run, out)
     if document.get("interrupted"):
-        out.print("interrupted: these are the figures until then", style="yellow", markup=False)
+        left = "these are the figures until then" if runs else "nothing was measured yet"
+        out.print(f"interrupted: {left}", style="yellow", markup=False)
 
 
 def complain(run: dict[str, Any], out: Console) -> None:

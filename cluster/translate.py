@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmm.cluster.calls import Calls, Live, Place
-from shmm.cluster.lineage import Lineage, Space, Step, page_up
+from shmm.cluster.lineage import Lineage, Step
 from shmm.cluster.presence import Cache, Presence
 from shmm.cluster.recording import Recording, Task
+from shmm.cluster.space import Space, page_up
 from shmm.layout import CONSTANTS
 from shmm.program import INSN, OP
 

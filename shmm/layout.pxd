@@ -260,6 +260,7 @@ cdef extern from "layout.h" nogil:
     ctypedef struct shmm_insn_t:
         unsigned short op
         u8 dst, base, len_reg, opf
+        unsigned short reserved
         u32 prot, flags
         u64 addr, len, count
         i64 value, expect

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Final, Literal, NoReturn
@@ -24,7 +25,7 @@ from typing import Final, Literal, NoReturn
 from shmm import _fast
 from shmm.layout import CONSTANTS, COUNTERS
 from shmm.maps import format_maps
-from shmm.segment import PAGE, Geometry, Segment
+from shmm.segment import PAGE, Geometry, Segment, SegmentError
 
 Access = Literal["read", "write"]
 
@@ -189,10 +190,9 @@ class Machine:
         """Ends every address space and unmaps the machine.
 
         Raises RuntimeError naming lost frames, SegmentError while views of the segment are alive."""
-        if not self._cpus:
-            return
-        lost = self._shut_down()
-        self.segment.close()
+        lost = self._shut_down() if self._cpus else ""
+        with suppress(*((SegmentError,) if lost else ())):      # a leak says more than a view
+            self.segment.close()
         if lost:
             raise RuntimeError(lost)
 
@@ -221,11 +221,9 @@ class Machine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
     ) -> None:
-        if error is None:
+        # the error that is on its way says more than a leak, or than the views that its frames hold
+        with suppress(*((RuntimeError, SegmentError) if error else ())):
             self.close()
-        elif self._cpus:
-            self._shut_down()               # the error that is on its way says more than a leak
-            self.segment.__exit__(kind, error, trace)
 
     def _in_use(self) -> list[int]:
         """The address spaces that exist."""

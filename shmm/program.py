@@ -30,6 +30,7 @@ EXPECT, MAY_FAIL = CONSTANTS["OPF_EXPECT"], CONSTANTS["OPF_MAY_FAIL"]
 WRITE, COUNT = CONSTANTS["OPF_WRITE"], CONSTANTS["OPF_COUNT"]
 FLAG_NAMES = {"EXPECT": EXPECT, "MAY_FAIL": MAY_FAIL, "WRITE": WRITE, "COUNT": COUNT}
 TASK, TASKS = 14, 15                # registers: the task's number, the number of tasks
+RANDOM_BELOW = 1 << 31              # the generator gives 31 bits
 
 _REGISTERS = ("dst", "base", "len_reg")
 _JUMPS = (OP["JMP"], OP["DJNZ"])
@@ -112,7 +113,7 @@ class Program:
         self._len += len(records)
         return first
 
-    # ---- system calls: the result, or a negative errno, goes to R[dst] ------------------------------------
+    # ---- system calls: a result is 0, an address, or a negative errno --------------------------------------
 
     def mmap(
         self, addr: int, length: int, prot: int, flags: int, *, file: int = 0, offset: int = 0,
@@ -126,27 +127,27 @@ class Program:
         )
 
     def munmap(
-        self, addr: int, length: int, *, base: int = 0, len_reg: int = 0, dst: int = 0,
+        self, addr: int, length: int, *, base: int = 0, len_reg: int = 0,
         expect: int | None = None, may_fail: bool = False, count: bool = False,
     ) -> int:
         """munmap(addr, length)."""
-        return self.add("MUNMAP", addr=addr, len=length, base=base, len_reg=len_reg, dst=dst,
+        return self.add("MUNMAP", addr=addr, len=length, base=base, len_reg=len_reg,
                         **_outcome(expect, may_fail, count))
 
     def mprotect(
-        self, addr: int, length: int, prot: int, *, base: int = 0, len_reg: int = 0, dst: int = 0,
+        self, addr: int, length: int, prot: int, *, base: int = 0, len_reg: int = 0,
         expect: int | None = None, may_fail: bool = False, count: bool = False,
     ) -> int:
         """mprotect(addr, length, prot)."""
-        return self.add("MPROTECT", addr=addr, len=length, prot=prot, base=base, len_reg=len_reg, dst=dst,
+        return self.add("MPROTECT", addr=addr, len=length, prot=prot, base=base, len_reg=len_reg,
                         **_outcome(expect, may_fail, count))
 
     def madvise(
-        self, addr: int, length: int, advice: int, *, base: int = 0, len_reg: int = 0, dst: int = 0,
+        self, addr: int, length: int, advice: int, *, base: int = 0, len_reg: int = 0,
         expect: int | None = None, may_fail: bool = False, count: bool = False,
     ) -> int:
         """madvise(addr, length, advice)."""
-        return self.add("MADVISE", addr=addr, len=length, value=advice, base=base, len_reg=len_reg, dst=dst,
+        return self.add("MADVISE", addr=addr, len=length, value=advice, base=base, len_reg=len_reg,
                         **_outcome(expect, may_fail, count))
 
     def brk(
@@ -156,13 +157,15 @@ class Program:
         """R[dst] = brk(addr)."""
         return self.add("BRK", addr=addr, base=base, dst=dst, **_outcome(expect, may_fail, count))
 
-    # ---- accesses: the result is the number of faults taken, or the failure ------------------------------
+    # ---- accesses: the result is the number of faults taken, or the failure --------------------------------
 
     def load(
         self, addr: int, *, base: int = 0, dst: int = 0, expect: int | None = None, may_fail: bool = False,
         count: bool = False,
     ) -> int:
-        """R[dst] = the byte at addr."""
+        """R[dst] = the byte at addr.  expect: that byte (which needs a dst to be compared in), or a failure."""
+        if dst == 0 and expect is not None and expect >= 0:
+            raise ProgramError(f"record {self._len} (LOAD): to expect a byte, load it into a dst of 1..13")
         return self.add("LOAD", addr=addr, base=base, dst=dst, **_outcome(expect, may_fail, count))
 
     def store(
@@ -191,7 +194,7 @@ class Program:
         return self.add("TOUCH", addr=addr, count=count, len=stride, value=value, base=base, len_reg=len_reg,
                         **outcome)
 
-    # ---- registers and control ---------------------------------------------------------------------------
+    # ---- registers and control -----------------------------------------------------------------------------
 
     def lea(self, dst: int, base: int = 0, scale: int = 1, add_reg: int = 0, value: int = 0) -> int:
         """R[dst] = R[base] * scale + R[add_reg] + value, modulo 2**64; a negative scale is fine."""
@@ -199,8 +202,8 @@ class Program:
 
     def rand(self, dst: int, below: int, scale: int = 1, base_value: int = 0) -> int:
         """R[dst] = base_value + scale * (random number below `below`), from the CPU's seeded generator."""
-        if below < 1:
-            raise ProgramError(f"record {self._len} (RAND): no random number is below {below}")
+        if not 1 <= below <= RANDOM_BELOW:
+            raise ProgramError(f"record {self._len} (RAND): below {below} is not in 1..{RANDOM_BELOW}")
         return self.add("RAND", dst=dst, count=below, aux=scale % 2**64, value=base_value)
 
     def label(self) -> int:

@@ -277,7 +277,7 @@ def process_start(pid: int) -> int | None:
 def leftovers() -> list[Path]:
     """Shared-memory objects and semaphores of this user whose process is dead."""
     found = []
-    for path in sorted(SHM_DIR.iterdir()):
+    for path in sorted(SHM_DIR.iterdir() if SHM_DIR.is_dir() else ()):
         match = _NAME.fullmatch(path.name)
         if match is None or int(match[1]) != os.geteuid():
             continue

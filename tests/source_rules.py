@@ -1,7 +1,6 @@
 """The laws of the source tree, as functions from text to findings.  test_source.py applies and proves them.
 
-A finding is (line, what is wrong), the line 0 where none can be named.  Rooms are the .pxd files of shmm/mm,
-shmm/scheme and shmm/exec."""
+A finding is (line or 0, what is wrong).  Rooms are the .pxd files of shmm/mm, shmm/scheme and shmm/exec."""
 
 from __future__ import annotations
 
@@ -33,15 +32,15 @@ def rooms() -> list[Path]:
 
 
 def project_files() -> list[Path]:
-    """What is, or would be, under version control; outside a checkout, what lies in the tree."""
+    """What is, or would be, under version control; outside a checkout, what is not hidden, nor built."""
     if (ROOT / ".git").exists():
         listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True,
                                 capture_output=True, text=True).stdout.splitlines()
         paths = [ROOT / name for name in listed]
     else:
-        left_out = {".so", ".c", ".pyc"}
-        paths = [path for path in ROOT.rglob("*") if path.suffix not in left_out and "build" not in path.parts]
-    return sorted(path for path in paths if path.is_file())
+        folders = [ROOT / name for name in ("shmm", "cluster", "tests", "benches", ".ci")]
+        paths = [*ROOT.iterdir(), *(path for folder in folders for path in folder.rglob("*"))]
+    return sorted(path for path in paths if path.is_file() and path.suffix not in {".so", ".pyc"})
 
 
 def copy_source(to: Path) -> Path:
@@ -130,8 +129,7 @@ def table_is_in_order(table: list[tuple[str, str]]) -> list[Finding]:
 
 def cimports(text: str) -> list[tuple[int, str]]:
     """What a Cython file cimports of shmm, as paths below shmm/."""
-    found = []
-    bare = code(text)
+    found, bare = [], code(text)
     for line, match in each(r"^[ \t]*from shmm([\w.]*) cimport (\([^)]*\)|[^\n]*)", bare):
         parts = match[1].split(".")[1:]
         if not parts or parts in ([folder] for folder in (*ROOM_FOLDERS, "arch")):

@@ -52,6 +52,17 @@ def test_an_interrupted_run_prints_and_saves_what_it_measured(number, tmp_path):
     assert entry["interrupted"] and entry["ops"] > 0 and 0 < entry["seconds"] < 30
 
 
+def test_a_death_is_in_the_document(tmp_path):
+    saved = tmp_path / "result.json"
+    with Run("--cpus", "2", "--scheme", "mmap_lock", "--json", str(saved), *LONG) as run:
+        worker = run.wait_for_workers(2)[1]
+        time.sleep(0.5)
+        os.kill(worker, signal.SIGKILL)
+        assert run.end() == 1
+    document = json.loads(saved.read_text())
+    assert document["runs"] == [] and f"CPU 1 (process {worker}) was killed by SIGKILL" in document["error"]
+
+
 def test_ctrl_c_for_the_whole_process_group_is_no_death():
     with Run("--cpus", "3", "--scheme", "mmap_lock", *LONG) as run:
         run.wait_for_workers(3)

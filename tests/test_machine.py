@@ -176,6 +176,8 @@ def test_discarded_pages_are_zero_again(machine):
 @pytest.mark.parametrize("number, call", [
     (errno.EINVAL, lambda k, a: k.mmap(None, 0, RW, ANON)),
     (errno.EINVAL, lambda k, a: k.mmap(a + 1, PAGE, RW, ANON | FIXED)),
+    (errno.EBADF, lambda k, a: k.mmap(None, PAGE, RW, m.MAP_PRIVATE)),
+    (errno.EEXIST, lambda k, a: k.mmap(a, PAGE, RW, ANON | 0x100000)),      # MAP_FIXED_NOREPLACE
     (errno.EINVAL, lambda k, a: k.munmap(a + 1, PAGE)),
     (errno.EINVAL, lambda k, a: k.munmap(a, 0)),
     (errno.EINVAL, lambda k, a: k.mprotect(a + 1, PAGE, RW)),
@@ -298,7 +300,7 @@ def test_views_that_are_still_held_stop_the_close():
     with pytest.raises(SegmentError, match="drop them"):
         machine.close()
     del held
-    machine.segment.close()
+    machine.close()
 
 
 def test_a_lost_frame_is_named():
@@ -308,7 +310,6 @@ def test_a_lost_frame_is_named():
     frames = machine.segment.view("frame")
     lost = int((frames["kind"] == 1).nonzero()[0][0])
     frames["refs"][lost] += 1           # a reference that nobody will give back
-    del frames
     with pytest.raises(RuntimeError, match=rf"1 frames leaked: {lost} \(anonymous, 1 references\)"), machine:
         pass
 

@@ -20,7 +20,8 @@ from shmm.maps import areas
 
 PAGE = 4096
 ANON, FIXED = m.MAP_ANONYMOUS, 0x10
-ARENA, SPAN = 0x10000000 // PAGE, 24    # the pages where sequences play; they may reach a little beyond
+SPAN = 24                               # pages where sequences play; they may reach a little beyond,
+ARENA = (1 << 39) // PAGE - SPAN // 2   # across a border of page tables of every level
 FILE_PAGES = 4
 CPUS, SPACES = 3, 4
 What = tuple[str, bool, int]            # anon or a file, shared, offset into the file in pages

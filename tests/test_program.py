@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmm.layout import CONSTANTS, OPS
+from shmm import Machine
+from shmm._fast import Cpu
+from shmm.layout import CONSTANTS, COUNTERS, OPS
 from shmm.program import INSN, OP, Program, ProgramError
 
 EXPECT, MAY_FAIL = CONSTANTS["OPF_EXPECT"], CONSTANTS["OPF_MAY_FAIL"]
@@ -102,8 +104,10 @@ def repeat(program: Program, n: int, reg: int) -> None:
     (lambda p: p.touch(0, 1, value=-1), r"value -1 is not a byte"),
     (lambda p: p.touch(0, -1), r"count -1 is not in"),
     (lambda p: p.touch(0, 1, -4096), r"length -4096 is not in"),
-    (lambda p: p.load(0, expect=2**63), r"expect 9223372036854775808 is not in"),
-    (lambda p: p.rand(1, 0), r"no random number is below 0"),
+    (lambda p: p.load(0, dst=1, expect=2**63), r"expect 9223372036854775808 is not in"),
+    (lambda p: p.rand(1, 0), r"below 0 is not in 1\.\.2147483648"),
+    (lambda p: p.rand(1, 2**31 + 1), r"below 2147483649 is not in"),
+    (lambda p: p.load(0, expect=5), r"to expect a byte, load it into a dst"),
     (lambda p: p.mm(0), r"address space 0 is not in 1\.\.63"),
     (lambda p: p.fork(64), r"address space 64 is not in 1\.\.63"),
     (lambda p: p.djnz(0, 0), r"register 0 is always 0"),
@@ -202,3 +206,78 @@ def test_text_round_trip(rows):
     assert Program.parse(program.text()) == program
     assert (Program.parse(program.text()).array() == program.array()).all()
     assert Program.from_array(program.array()) == program
+
+
+# ---- what the interpreter makes of it ----------------------------------------------------------------------
+
+BASE, PAGE, RW, ANON = 0x10000000, 4096, 3, 0x32       # MAP_FIXED | MAP_ANONYMOUS | MAP_PRIVATE
+
+
+def run(program: Program, outcome: int = 0, first: int = 7) -> tuple[list[int], dict[str, int], int]:
+    """Runs a program on a machine of one CPU, not at the region's start; results, counters, failed record + 1."""
+    with Machine(cpus=1, memory="1MiB") as machine:
+        records = program.array()
+        here = slice(first, first + len(records))
+        machine.segment.view("insn")[here] = records
+        cpu = machine.segment.view("cpu")[0]
+        cpu["program_first"], cpu["program_len"] = first, len(records)
+        assert Cpu(machine.segment.address, 0).run() == outcome
+        counters = dict(zip(COUNTERS, cpu["counter"].tolist(), strict=True))
+        failed = int(cpu["failed_pc"])
+        del cpu
+        return machine.segment.view("result")[here].tolist()[:-1], counters, failed
+
+
+def test_a_program_runs_as_it_was_written():
+    program = Program()
+    program.lea(2, value=BASE)
+    program.mmap(0, 8 * PAGE, RW, ANON, dst=1, base=2, expect=BASE)
+    program.touch(0, 8, base=1, value=9)
+    program.touch(PAGE, 3, 2 * PAGE, write=False, base=1, ops=False)
+    program.load(PAGE, dst=3, base=1, expect=9)
+    program.lea(4, 3, 100, 3, -1)                           # 9 * 100 + 9 - 1
+    program.munmap(0, 0, base=1, len_reg=4, expect=0)       # 908 bytes: one page
+    program.load(0, base=1, expect=-14)
+    program.mprotect(0, PAGE, RW, base=1, may_fail=True)
+    program.store(PAGE, 200, base=1, count=True)
+    program.ops(10)
+    results, counters, failed = run(program)
+    assert results == [0, BASE, 8, 0, 0, 0, 0, -14, -12, 0, 0]
+    assert failed == 0
+    assert counters["ops"] == 8 + 1 + 10
+    assert counters["user_faults"] == 8 + 1
+
+
+def test_nested_repeats_run_their_bodies():
+    program = Program()
+    with program.repeat(3, reg=1), program.repeat(4, reg=2):
+        program.ops(1)
+    assert run(program)[1]["ops"] == 12
+
+
+def test_random_numbers_stay_below():
+    program = Program()
+    program.mmap(BASE, 8 * PAGE, RW, ANON)
+    with program.repeat(200, reg=1):
+        program.rand(2, 8, PAGE, BASE)
+        program.store(0, base=2)                            # a fault beyond the mapping would end the program
+    _, counters, _ = run(program)
+    assert counters["user_faults"] == 8
+
+
+def test_what_was_not_expected_ends_the_program_and_is_reported():
+    program = Program()
+    program.mmap(BASE, PAGE, RW, ANON)
+    program.load(BASE, dst=1, expect=7)
+    program.ops(1)
+    results, counters, failed = run(program, outcome=-1)
+    assert failed == 1 + 1
+    assert (counters["ops"], counters["unexpected"]) == (0, 1)
+    assert len(results) == 3
+
+
+def test_task_registers():
+    program = Program()
+    program.lea(1, 14, 1, 15, BASE)                         # task 0 + 1 task + BASE
+    program.mmap(-1 % 2**64, PAGE, RW, ANON, base=1, expect=BASE)
+    assert run(program)[0][1] == BASE

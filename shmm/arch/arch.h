@@ -121,6 +121,12 @@ static inline void clear_page(void *page, size_t size)
 static inline void copy_page(void *to, const void *from, size_t size)
 { SHMM_HOOK_BULK(from, size, SHMM_LD_PLAIN); SHMM_HOOK_BULK(to, size, SHMM_ST_PLAIN); memcpy(to, from, size); }
 
+/* The bytes that a system call or a debugger moves between a page and private memory. */
+static inline void copy_from_page(void *to, const void *page, size_t n)
+{ SHMM_HOOK_BULK(page, n, SHMM_LD_PLAIN); memcpy(to, page, n); }
+static inline void copy_to_page(void *page, const void *from, size_t n)
+{ SHMM_HOOK_BULK(page, n, SHMM_ST_PLAIN); memcpy(page, from, n); }
+
 /* The one byte that a program's load or store instruction moves. */
 static inline uint8_t ld_user(const uint8_t *p)
 { SHMM_HOOK(p, 1, SHMM_LD_RELAXED); return __atomic_load_n(p, __ATOMIC_RELAXED); }

@@ -8,7 +8,7 @@ from libc.errno cimport EINVAL
 
 from shmm.arch.arch cimport (
     a32, core_is_due, fetch_add32, futex_wait, futex_wake, get64, i64, ld32_acquire, ld32_relaxed,
-    ld64_acquire, put64, st32_relaxed, st32_release, st64_mb, st64_relaxed, u8, u32, u64, yield_core,
+    ld64_acquire, ld64_relaxed, put64, st32_relaxed, st32_release, st64_mb, st64_relaxed, u8, u32, u64, yield_core,
 )
 from shmm.layout cimport (
     SHMM_C_ops, SHMM_C_unexpected, SHMM_OP_BARRIER, SHMM_OP_BRK, SHMM_OP_DJNZ, SHMM_OP_END, SHMM_OP_EXEC, SHMM_OP_EXIT,
@@ -68,7 +68,7 @@ cdef inline bint breathe(vcpu_t *c, run_t *r) noexcept nogil:
 cdef inline i64 sleep_while(vcpu_t *c, a32 *word, u32 value) noexcept nogil:
     """Sleeps while *word == value.  0, or -SHMM_STOPPED."""
     cdef u64 mode
-    while ld32_acquire(word) == value:
+    while ld32_acquire(word) == value:      # pairs with the release in op_barrier and the poke in op_next
         if stopped(c):
             return -SHMM_STOPPED
         mode = sleep_begin(c)
@@ -78,7 +78,7 @@ cdef inline i64 sleep_while(vcpu_t *c, a32 *word, u32 value) noexcept nogil:
 
 
 cdef inline i64 op_barrier(vcpu_t *c) noexcept nogil:
-    cdef u32 gen = ld32_acquire(&c.g.barrier_gen)
+    cdef u32 gen = ld32_acquire(&c.g.barrier_gen)       # pairs with the release of the last round's end
     if fetch_add32(&c.g.barrier_count, 1) + 1 == ld32_relaxed(&c.g.barrier_parties):
         st32_relaxed(&c.g.barrier_count, 0)
         st32_release(&c.g.barrier_gen, gen + 1)     # pairs with the acquire in sleep_while
@@ -92,6 +92,7 @@ cdef inline i64 op_turn(vcpu_t *c, u64 ticket) noexcept nogil:
     cdef u32 seen
     cdef i64 err
     while True:
+        # acquires: pair with the poke and the store in op_next, in the opposite order
         seen = ld32_acquire(&c.me.turn_wake)
         if ld64_acquire(&c.g.turn) == ticket:
             return 0
@@ -101,7 +102,7 @@ cdef inline i64 op_turn(vcpu_t *c, u64 ticket) noexcept nogil:
 
 
 cdef inline void op_next(vcpu_t *c, u64 ticket, u32 cpu) noexcept nogil:
-    st64_mb(&c.g.turn, ticket)          # before the poke: who is woken finds its turn
+    st64_mb(&c.g.turn, ticket)          # pairs with the acquires in op_turn: who is poked finds its turn
     if cpu != c.id and cpu < c.g.ncpu:
         fetch_add32(&c.cpus[cpu].turn_wake, 1)
         futex_wake(&c.cpus[cpu].turn_wake, 1)
@@ -228,7 +229,7 @@ cdef inline bint as_expected(vcpu_t *c, u64 pc, const shmm_insn_t *i, i64 result
     """Compares; remembers the first surprise for the launcher."""
     if result == i.expect if i.opf & SHMM_OPF_EXPECT else (result >= 0 or i.opf & SHMM_OPF_MAY_FAIL != 0):
         return True
-    if ld64_acquire(&c.me.failed_pc) == 0:
+    if ld64_relaxed(&c.me.failed_pc) == 0:
         st64_relaxed(&c.me.failed_result, <u64> result)
         st64_relaxed(&c.me.failed_expect, <u64> i.expect)
         st64_relaxed(&c.me.failed_pc, pc + 1)

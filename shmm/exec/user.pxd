@@ -5,9 +5,8 @@ interrupts on, and the translation tried again; so a shootdown sees either the w
 Between instructions a CPU is quiescent for RCU and need not be waited for by anyone."""
 
 from libc.errno cimport EFAULT
-from libc.string cimport memcpy
 
-from shmm.arch.arch cimport i64, ld_user, st_user, u8, u32, u64
+from shmm.arch.arch cimport copy_from_page, copy_to_page, i64, ld_user, st_user, u8, u32, u64
 from shmm.layout cimport SHMM_PAGE_SIZE, SHMM_TASK_SIZE, mm_t, vcpu_t
 from shmm.mm.frame cimport frame_bytes
 from shmm.mm.irq cimport insn_begin, insn_end, insn_fault, irq_disable, kernel_exit
@@ -74,9 +73,9 @@ cdef inline i64 user_copy(vcpu_t *c, u64 addr, u8 *buffer, u64 n, u32 access, u6
             failed_at[0] = addr
             return faults
         if access & FAULT_WRITE:
-            memcpy(p, buffer, part)
+            copy_to_page(p, buffer, part)
         else:
-            memcpy(buffer, p, part)
+            copy_from_page(buffer, p, part)
         insn_end(c)
         addr += part
         buffer += part

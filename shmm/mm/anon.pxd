@@ -46,6 +46,10 @@ cdef inline void put_anon_vma(vcpu_t *c, u32 anon) noexcept nogil:
     spin_unlock(&c.g.anon_pool.lock)
 
 
+cdef inline u32 vma_anon(vcpu_t *c, u32 vma) noexcept nogil:
+    return ld32_acquire(&c.vmas[vma].anon_vma)          # acquire: pairs with the release in anon_vma_prepare
+
+
 cdef inline bint anon_vma_compatible(vcpu_t *c, u32 a, u32 b) noexcept nogil:
     """Whether b, right after a, could one day merge with it, were their permissions the same."""
     cdef u64 differ = ld64_relaxed(&c.vmas[a].flags) ^ ld64_relaxed(&c.vmas[b].flags)
@@ -58,18 +62,18 @@ cdef inline bint anon_vma_compatible(vcpu_t *c, u32 a, u32 b) noexcept nogil:
 cdef inline u32 find_mergeable_anon_vma(vcpu_t *c, u32 vma) noexcept nogil:
     """A neighbour's anon_vma that would let the two merge later, or 0."""
     cdef u32 near = next_vma(c, vma)
-    if near and ld32_acquire(&c.vmas[near].anon_vma) and anon_vma_compatible(c, vma, near):
-        return ld32_acquire(&c.vmas[near].anon_vma)
+    if near and vma_anon(c, near) and anon_vma_compatible(c, vma, near):
+        return vma_anon(c, near)
     near = prev_vma(c, vma)
-    if near and ld32_acquire(&c.vmas[near].anon_vma) and anon_vma_compatible(c, near, vma):
-        return ld32_acquire(&c.vmas[near].anon_vma)
+    if near and vma_anon(c, near) and anon_vma_compatible(c, near, vma):
+        return vma_anon(c, near)
     return 0
 
 
 cdef inline bint anon_vma_prepare(vcpu_t *c, mm_t *mm, u32 vma) noexcept nogil:
     """Sees to it that the VMA has an anon_vma.  False: the pool is empty."""
     cdef u32 anon
-    if ld32_acquire(&c.vmas[vma].anon_vma):
+    if vma_anon(c, vma):
         return True
     anon = find_mergeable_anon_vma(c, vma)
     if anon:
@@ -80,7 +84,7 @@ cdef inline bint anon_vma_prepare(vcpu_t *c, mm_t *mm, u32 vma) noexcept nogil:
             return False
     spin_lock(c, &mm.page_table_lock)
     if ld32_relaxed(&c.vmas[vma].anon_vma) == 0:
-        st32_release(&c.vmas[vma].anon_vma, anon)       # pairs with the acquires above
+        st32_release(&c.vmas[vma].anon_vma, anon)       # pairs with the acquire in vma_anon
         anon = 0
     spin_unlock(&mm.page_table_lock)
     put_anon_vma(c, anon)               # somebody else was first

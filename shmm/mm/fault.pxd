@@ -14,7 +14,7 @@ has undone what it took.
 Sources: v2 16, 18, 19, 26 and 27/35; facts of the counters: 31/35."""
 
 from shmm.arch.arch cimport (
-    copy_page, ld32_relaxed, ld64_acquire, ld64_relaxed, st32_relaxed, st64_release, u32, u64,
+    copy_page, ld32_relaxed, ld64_relaxed, st32_relaxed, u32, u64,
 )
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PMD, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ABORT_SWAP,
@@ -29,7 +29,7 @@ from shmm.mm.frame cimport (
     uncharge_one,
 )
 from shmm.mm.lru cimport lru_add, release_frames
-from shmm.mm.page_table cimport find_pmd, pmd_alloc, pte_pfn, pte_present
+from shmm.mm.page_table cimport find_pmd, get_entry, pmd_alloc, pte_pfn, pte_present, set_entry
 from shmm.mm.percpu_rwsem cimport percpu_down_read_trylock, percpu_up_read
 from shmm.mm.shootdown cimport flush_tlb_mm_range
 from shmm.mm.vma cimport vm_get_page_prot
@@ -50,7 +50,7 @@ cdef inline u32 map_zero_page(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     if not pte_map_lock(c, vmf):
         return VM_FAULT_RETRY
     if ld64_relaxed(vmf.pte) == 0:          # else somebody filled it meanwhile: done all the same
-        st64_release(vmf.pte, vm_get_page_prot(vmf.vma.flags) | SHMM_PTE_SPECIAL | SHMM_PTE_ACCESSED)
+        set_entry(vmf.pte, vm_get_page_prot(vmf.vma.flags) | SHMM_PTE_SPECIAL | SHMM_PTE_ACCESSED)
     pte_unmap_unlock(vmf)
     return 0
 
@@ -84,7 +84,7 @@ cdef inline u32 do_anonymous_page(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     add_batched(&c.me.rss_anon, &vmf.mm.rss_anon, 1)
     lru_add(c, pfn)
     # release: pairs with the MMU's acquire load, which then sees the page zeroed
-    st64_release(vmf.pte, <u64> pfn << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
+    set_entry(vmf.pte, <u64> pfn << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
                  | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
     pte_unmap_unlock(vmf)
     return 0
@@ -106,9 +106,9 @@ cdef inline u32 wp_page_commit(vcpu_t *c, vm_fault_t *vmf, u32 old, u32 new) noe
         free_frame(c, new)
         return 0
     # clear, flush, set: no CPU may read the old page while another writes the new one
-    st64_release(vmf.pte, 0)
+    set_entry(vmf.pte, 0)
     flush_tlb_mm_range(c, vmf.mm, vmf.address, vmf.address + SHMM_PAGE_SIZE)
-    st64_release(vmf.pte, <u64> new << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
+    set_entry(vmf.pte, <u64> new << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
                  | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
     lru_add(c, new)
     if not old or ld32_relaxed(&c.frames[old].kind) != SHMM_FRAME_ANON:
@@ -163,7 +163,7 @@ cdef inline u32 do_wp_page(vcpu_t *c, vm_fault_t *vmf, u64 pte) noexcept nogil:
     if vmf.speculative:
         count_vm_event(c, SHMM_C_SPF_ATTEMPT_WP)
     if vmf.vma.flags & SHMM_VM_SHARED or (old and wp_can_reuse(c, old)):
-        st64_release(vmf.pte, pte | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
+        set_entry(vmf.pte, pte | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
         pte_unmap_unlock(vmf)
         count_vm_event(c, SHMM_C_pgreuse)
         return 0
@@ -204,11 +204,11 @@ cdef inline u32 walk_speculatively(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     vmf.pmd = find_pmd(c, vmf.mm, vmf.address)
     if vmf.pmd == NULL:
         return spf_abort(c, SHMM_C_SPF_ABORT_PUD)
-    entry = ld64_acquire(vmf.pmd)
+    entry = get_entry(vmf.pmd)
     if entry == 0:      # perhaps a collapse; and a table installed after free_pgtables would be lost
         return spf_abort(c, SHMM_C_SPF_ABORT_PMD)
     pte_set_table(c, vmf, entry)
-    vmf.orig_pte = ld64_acquire(vmf.pte)
+    vmf.orig_pte = get_entry(vmf.pte)
     return 0
 
 
@@ -226,6 +226,6 @@ cdef inline u32 handle_mm_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
         vmf.pmd = pmd_alloc(c, vmf.mm, vmf.address)
         if vmf.pmd == NULL:
             return VM_FAULT_OOM
-        pte_set_table(c, vmf, ld64_acquire(vmf.pmd))
-        vmf.orig_pte = ld64_acquire(vmf.pte)
+        pte_set_table(c, vmf, get_entry(vmf.pmd))
+        vmf.orig_pte = get_entry(vmf.pte)
     return handle_pte_fault(c, vmf)

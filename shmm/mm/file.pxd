@@ -45,7 +45,7 @@ cdef inline void file_free_pages(vcpu_t *c, u32 file) noexcept nogil:
     cdef u64 i
     cdef u32 pfn
     for i in range(first, first + ld64_relaxed(&c.files[file].npages)):
-        pfn = ld32_acquire(&c.cache[i])
+        pfn = ld32_acquire(&c.cache[i])         # pairs with the exchange that filled the slot
         if pfn:
             st32_relaxed(&c.cache[i], 0)
             if put_frame_testzero(c, pfn):
@@ -61,6 +61,7 @@ cdef inline u32 find_page(vcpu_t *c, u32 file, u64 pgoff) noexcept nogil:
     """The page's frame if it is in the cache already, else 0."""
     if pgoff >= ld64_relaxed(&c.files[file].npages):
         return 0
+    # acquire: pairs with the exchange that filled the slot
     return ld32_acquire(&c.cache[get64(&c.files[file].first) + pgoff])
 
 

@@ -6,7 +6,7 @@
 
 mmap_lock held for read; each takes the ptl to write its ptes.  A page beyond the file's end is SIGBUS."""
 
-from shmm.arch.arch cimport a64, copy_page, ld64_relaxed, st64_release, u32, u64, get32
+from shmm.arch.arch cimport a64, copy_page, ld64_relaxed, u32, u64, get32
 from shmm.layout cimport (
     SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_WRITE,
     SHMM_PTRS_PER, SHMM_VM_SHARED, vcpu_t,
@@ -15,7 +15,7 @@ from shmm.mm.anon cimport anon_vma_prepare
 from shmm.mm.file cimport find_or_create_page, find_page
 from shmm.mm.frame cimport add_batched, alloc_frame, charge, frame_bytes, free_frame, get_frame, uncharge_one
 from shmm.mm.lru cimport lru_add
-from shmm.mm.page_table cimport PTE, entry_index
+from shmm.mm.page_table cimport PTE, entry_index, set_entry
 from shmm.mm.vma cimport linear_page_index, vm_get_page_prot
 from shmm.mm.walk cimport (
     FAULT_WRITE, VM_FAULT_OOM, VM_FAULT_SIGBUS, pte_map_lock, pte_unmap_unlock, vm_fault_t,
@@ -36,7 +36,7 @@ cdef inline bint map_file_page(vcpu_t *c, vm_fault_t *vmf, a64 *pte, u32 pfn, u6
     if ld64_relaxed(pte) != 0:
         return False
     get_frame(c, pfn)
-    st64_release(pte, file_pte(c, vmf, pfn) | bits)
+    set_entry(pte, file_pte(c, vmf, pfn) | bits)
     add_batched(&c.me.rss_file, &vmf.mm.rss_file, 1)
     return True
 
@@ -96,7 +96,7 @@ cdef inline u32 do_cow_fault(vcpu_t *c, vm_fault_t *vmf, u32 page) noexcept nogi
     add_batched(&c.me.rss_anon, &vmf.mm.rss_anon, 1)
     lru_add(c, pfn)
     # release: pairs with the MMU's acquire load, which then sees the copy whole
-    st64_release(vmf.pte, <u64> pfn << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
+    set_entry(vmf.pte, <u64> pfn << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
                  | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
     pte_unmap_unlock(vmf)
     return 0

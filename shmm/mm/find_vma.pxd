@@ -3,7 +3,7 @@
 find_vma is the same descent for everybody.  With mmap_lock held its answer is right; under rcu_read_lock alone it is a
 guess that some VMA slot is meant (vma_tree.pxd T1 to T3), to be used only after a sequence check."""
 
-from shmm.arch.arch cimport get32, get64, ld32_acquire, u32, u64
+from shmm.arch.arch cimport get32, get64, ld32_acquire, ld32_relaxed, u32, u64
 from shmm.layout cimport SHMM_MMAP_MIN, mm_t, vcpu_t
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_tree cimport left_of, prev_vma, right_of
@@ -11,16 +11,16 @@ from shmm.mm.vma_tree cimport left_of, prev_vma, right_of
 
 cdef inline u32 find_vma(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
     """The lowest VMA whose end is above addr, or 0.  It may begin above addr."""
-    cdef u32 node = ld32_acquire(&mm.vma_root)          # acquires: pair with the releases of vma_tree (T1)
+    cdef u32 node = ld32_acquire(&mm.vma_root)              # acquires: pair with the releases of vma_tree (T1)
     cdef u32 best = 0
     while node:
         if vma_end(c, node) > addr:
             best = node
             if vma_start(c, node) <= addr:
                 break
-            node = ld32_acquire(&c.vmas[node].left)
+            node = ld32_acquire(&c.vmas[node].left)         # (T1)
         else:
-            node = ld32_acquire(&c.vmas[node].right)
+            node = ld32_acquire(&c.vmas[node].right)        # (T1)
     return best
 
 
@@ -58,4 +58,4 @@ cdef inline u64 unmapped_area_topdown(vcpu_t *c, mm_t *mm, u64 length) noexcept 
     cdef u64 end = vma_end(c, last) if last else <u64> SHMM_MMAP_MIN
     if end <= high and high - end >= length:
         return high - length
-    return highest_hole(c, ld32_acquire(&mm.vma_root), length, high)
+    return highest_hole(c, ld32_relaxed(&mm.vma_root), length, high)

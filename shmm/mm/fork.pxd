@@ -8,8 +8,8 @@ translation would write to a page the child now shares."""
 from libc.errno cimport EINVAL, ENOMEM
 
 from shmm.arch.arch cimport (
-    a64, cmpxchg64, fetch_add64_relaxed, get32, get64, i64, ld32_relaxed, ld64_acquire, ld64_relaxed, put64,
-    st32_relaxed, st64_release, u32, u64,
+    a64, cmpxchg64, fetch_add64_relaxed, get32, get64, i64, ld32_relaxed, ld64_relaxed, put64,
+    st32_relaxed, u32, u64,
 )
 from shmm.layout cimport (
     SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_VM_DONTCOPY,
@@ -21,7 +21,7 @@ from shmm.mm.frame cimport get_frame
 from shmm.mm.mm cimport current_mm, exit_mmap, mm_init
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.page_table cimport (
-    PMD, PTE, end_of_entry, entry_below, find_pmd, pmd_alloc, pte_lockptr, pte_pfn,
+    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_alloc, pte_lockptr, pte_pfn, set_entry,
 )
 from shmm.mm.shootdown cimport flush_tlb_mm
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
@@ -47,7 +47,7 @@ cdef inline void copy_present_pte(vcpu_t *c, mm_t *new, a64 *src, a64 *dst, bint
             fetch_add64_relaxed(&new.rss_anon, 1)
         else:
             fetch_add64_relaxed(&new.rss_file, 1)
-    st64_release(dst, pte)
+    set_entry(dst, pte)
 
 
 cdef inline i64 copy_page_range(vcpu_t *c, mm_t *old, mm_t *new, u64 addr, u64 end, bint shared) noexcept nogil:
@@ -60,7 +60,7 @@ cdef inline i64 copy_page_range(vcpu_t *c, mm_t *old, mm_t *new, u64 addr, u64 e
         if src == NULL:
             addr = end_of_entry(addr, end, PMD + 1)
             continue
-        pmd = ld64_acquire(src)
+        pmd = get_entry(src)
         if pmd == 0:
             addr = stop
             continue
@@ -68,7 +68,7 @@ cdef inline i64 copy_page_range(vcpu_t *c, mm_t *old, mm_t *new, u64 addr, u64 e
         if dst == NULL:
             return -ENOMEM
         src = entry_below(c, pmd, addr, PTE)
-        dst = entry_below(c, ld64_acquire(dst), addr, PTE)
+        dst = entry_below(c, get_entry(dst), addr, PTE)
         spin_lock(c, pte_lockptr(c, pmd))
         while addr < stop:
             copy_present_pte(c, new, src, dst, shared)

@@ -46,6 +46,7 @@ cdef inline void ipi_post(vcpu_t *c, cpu_t *target, u64 request) noexcept nogil:
     cdef u64 there = 0
     cdef u64 seen
     while True:
+        # release: pairs with the exchange in ipi_handle; the caller's pte changes come before its request
         seen = cmpxchg64_release(&target.ipi_req, there, SHMM_IPI_ALL if there else request)
         if seen == there:
             break
@@ -56,9 +57,10 @@ cdef inline void ipi_post(vcpu_t *c, cpu_t *target, u64 request) noexcept nogil:
 
 cdef inline void ipi_wait(vcpu_t *c, cpu_t *target) noexcept nogil:
     """After ipi_post and a full barrier (C).  Never with interrupts off: two such senders would wait for ever."""
-    cdef u64 state = ld64_acquire(&target.state)
+    cdef u64 state = ld64_acquire(&target.state)        # pairs with the releases in irq_enable and insn_end
     cdef u32 turn = 0
     if c.g.ipi_policy == SHMM_IPI_SIGNAL:
+        # acquires: pair with the exchange in ipi_handle and with the barrier in sleep_begin
         while (ld64_acquire(&target.ipi_req) != 0 and ld64_acquire(&target.state) & SHMM_ASLEEP == 0
                and ld32_relaxed(&target.host_pid) != 0):
             cpu_relax(turn)
@@ -74,7 +76,7 @@ cdef inline void ipi_wait(vcpu_t *c, cpu_t *target) noexcept nogil:
 
 cdef inline void ipi_handle(vcpu_t *c) noexcept nogil:
     """Empties the mailbox and does what it asked.  Interrupts are off."""
-    # a full exchange: the request's flush comes before any later lookup
+    # a full exchange: pairs with ipi_post's release, and the flush comes before any later lookup
     cdef u64 request = xchg64(&c.me.ipi_req, 0)
     cdef u64 pages = request >> 2 & 0x3ff
     cdef u64 i

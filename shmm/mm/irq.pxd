@@ -27,7 +27,7 @@ cdef inline void irq_handle_pending(vcpu_t *c) noexcept nogil:
     while ld64_relaxed(&c.me.ipi_req):
         put32(&c.me.irq_depth, 1)
         state = ld64_relaxed(&c.me.state)
-        st64_mb(&c.me.state, (state + SHMM_SECTION_ONE) | SHMM_IRQ_OFF)
+        st64_mb(&c.me.state, (state + SHMM_SECTION_ONE) | SHMM_IRQ_OFF)     # C: as in irq_disable
         ipi_handle(c)
         put32(&c.me.irq_depth, 0)
         st64_release(&c.me.state, ld64_relaxed(&c.me.state) & ~SHMM_IRQ_OFF)
@@ -66,7 +66,7 @@ cdef inline void irq_enable(vcpu_t *c) noexcept nogil:
 cdef inline void insn_begin(vcpu_t *c) noexcept nogil:
     cdef u64 state = ld64_relaxed(&c.me.state)
     put32(&c.me.irq_depth, 1)
-    # C and D at once: an instruction is an irq-off section and an RCU reader
+    # pairs as C and as D: an instruction is an irq-off section and an RCU reader
     st64_mb(&c.me.state, (state + SHMM_SECTION_ONE + SHMM_ENTRY_ONE) | SHMM_IRQ_OFF | SHMM_KERNEL)
     if ld64_relaxed(&c.me.ipi_req):
         ipi_handle(c)
@@ -99,13 +99,14 @@ cdef inline void kernel_exit(vcpu_t *c) noexcept nogil:
 cdef inline u64 sleep_begin(vcpu_t *c) noexcept nogil:
     """About to give the core away; interrupts on, no RCU section.  Returns what sleep_end wants."""
     cdef u64 state = ld64_relaxed(&c.me.state)
+    # pairs with the acquires in ipi_wait and rcu_quiescent: whatever came before is over when the sleep is seen
     st64_mb(&c.me.state, (state | SHMM_ASLEEP) & ~SHMM_KERNEL)
     return state & SHMM_KERNEL
 
 
 cdef inline void sleep_end(vcpu_t *c, u64 mode) noexcept nogil:
     cdef u64 state = ld64_relaxed(&c.me.state)
-    # a full barrier, for it may be an entry to the kernel (D), and a sender may have skipped us asleep (C)
+    # pairs as D, for it may be an entry to the kernel, and as C, for a sender may have passed us over asleep
     st64_mb(&c.me.state, ((state + SHMM_ENTRY_ONE) & ~SHMM_ASLEEP) | mode)
     if ld64_relaxed(&c.me.ipi_req):
         irq_handle_pending(c)

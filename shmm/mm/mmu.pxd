@@ -6,12 +6,12 @@ some moment of this irq-off section, and whoever takes it away waits for the sec
 
 A load or store of a program is: insn_begin, translate, fault if need be and again, access, insn_end."""
 
-from shmm.arch.arch cimport a64, cmpxchg64, ld32_relaxed, ld64_acquire, u32, u64
+from shmm.arch.arch cimport a64, cmpxchg64, ld32_relaxed, u32, u64
 from shmm.layout cimport (
     SHMM_C_violations, SHMM_PAGE_SHIFT, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_NX, SHMM_PTE_PRESENT,
     SHMM_PTE_WRITE, mm_t, vcpu_t,
 )
-from shmm.mm.page_table cimport PTE, entry_below, find_pmd, pte_pfn
+from shmm.mm.page_table cimport PTE, entry_below, find_pmd, get_entry, pte_pfn
 from shmm.mm.tlb cimport tlb_fill, tlb_flush_one, tlb_lookup
 from shmm.mm.vmstat cimport count_vm_event
 from shmm.mm.walk cimport FAULT_INSTRUCTION, FAULT_WRITE
@@ -36,12 +36,12 @@ cdef inline u64 mmu_walk(vcpu_t *c, mm_t *mm, u64 addr, u32 access) noexcept nog
     cdef u64 pte
     if entry == NULL:
         return 0
-    pte = ld64_acquire(entry)
+    pte = get_entry(entry)
     if pte == 0:
         return 0
     entry = entry_below(c, pte, addr, PTE)
     while True:
-        pte = ld64_acquire(entry)
+        pte = get_entry(entry)
         if not pte_allows(pte, access):
             return 0
         if pte & need == need or cmpxchg64(entry, pte, pte | need) == pte:

@@ -5,7 +5,7 @@ and given by the next write fault, except to a page that is exclusive already (k
 
 from libc.errno cimport EACCES, EINVAL, ENOMEM
 
-from shmm.arch.arch cimport a64, i64, ld32_relaxed, ld64_acquire, ld64_relaxed, cmpxchg64, st64_relaxed, u32, u64
+from shmm.arch.arch cimport a64, i64, ld32_relaxed, ld64_relaxed, cmpxchg64, st64_relaxed, u32, u64
 from shmm.layout cimport (
     SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL,
     SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_TASK_SIZE, SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t,
@@ -17,7 +17,7 @@ from shmm.mm.mmap cimport calc_vm_prot_bits
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
 from shmm.mm.munmap cimport page_align, split_at_edges
-from shmm.mm.page_table cimport PMD, PTE, end_of_entry, entry_below, find_pmd, pte_lockptr, pte_pfn
+from shmm.mm.page_table cimport PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_pfn
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vma cimport vm_get_page_prot, vma_end, vma_start
 from shmm.mm.vma_adjust cimport vma_merge_neighbours
@@ -68,8 +68,8 @@ cdef inline void change_protection(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 f
         pmd = find_pmd(c, mm, addr)
         if pmd == NULL:
             stop = end_of_entry(addr, end, PMD + 1)
-        elif ld64_acquire(pmd) != 0:
-            change_pte_range(c, &tlb, ld64_acquire(pmd), addr, stop, flags)
+        elif get_entry(pmd) != 0:
+            change_pte_range(c, &tlb, get_entry(pmd), addr, stop, flags)
         addr = stop
     tlb_finish_mmu(c, &tlb)
 

@@ -43,6 +43,15 @@ cdef inline a64 *table_entry(vcpu_t *c, u32 table, u32 index) noexcept nogil:
     return (<a64 *> frame_bytes(c, table)) + index
 
 
+cdef inline u64 get_entry(const a64 *entry) noexcept nogil:
+    return ld64_acquire(entry)          # acquire: pairs with the release in set_entry
+
+
+cdef inline void set_entry(a64 *entry, u64 value) noexcept nogil:
+    # release: pairs with the acquire in get_entry; a walker that sees the entry sees the table, or the page, filled
+    st64_release(entry, value)
+
+
 cdef inline u32 pte_pfn(u64 entry) noexcept nogil:
     return <u32> ((entry & SHMM_PTE_PFN) >> SHMM_PAGE_SHIFT)
 
@@ -87,10 +96,10 @@ cdef inline a64 *entry_below(vcpu_t *c, u64 entry, u64 addr, u32 level) noexcept
 cdef inline a64 *find_pmd(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
     """The pmd entry for addr, or NULL when an upper level is missing.  The tables must be held in place by
     mmap_lock, interrupts off or RCU.  Level by level rather than a loop: every fault comes here thrice."""
-    cdef u64 entry = ld64_acquire(table_entry(c, get32(&mm.pgd), entry_index(addr, PGD)))
+    cdef u64 entry = get_entry(table_entry(c, get32(&mm.pgd), entry_index(addr, PGD)))
     if entry == 0:
         return NULL
-    entry = ld64_acquire(entry_below(c, entry, addr, PUD))
+    entry = get_entry(entry_below(c, entry, addr, PUD))
     if entry == 0:
         return NULL
     return entry_below(c, entry, addr, PMD)
@@ -103,8 +112,7 @@ cdef inline bint install_table(vcpu_t *c, mm_t *mm, a64 *entry, u32 level) noexc
         return False
     spin_lock(c, &mm.page_table_lock)
     if ld64_relaxed(entry) == 0:
-        # release: pairs with the acquires of walks, which then see the table zeroed
-        st64_release(entry, <u64> table << SHMM_PAGE_SHIFT | SHMM_PTE_PRESENT | SHMM_PTE_WRITE | SHMM_PTE_USER)
+        set_entry(entry, <u64> table << SHMM_PAGE_SHIFT | SHMM_PTE_PRESENT | SHMM_PTE_WRITE | SHMM_PTE_USER)
         table = 0
     spin_unlock(&mm.page_table_lock)
     if table:                       # somebody else was first
@@ -117,10 +125,11 @@ cdef inline a64 *pmd_alloc(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
     """The pmd entry for addr with a pte table behind it; NULL: out of memory.  mmap_lock held for read."""
     cdef u32 table = get32(&mm.pgd)
     cdef a64 *entry = NULL
-    cdef u32 level
-    for level in range(PGD, PTE, -1):
+    cdef u32 level = PGD
+    while level > PTE:
         entry = table_entry(c, table, entry_index(addr, level))
-        if ld64_acquire(entry) == 0 and not install_table(c, mm, entry, level - 1):
+        if get_entry(entry) == 0 and not install_table(c, mm, entry, level - 1):
             return NULL
-        table = pte_pfn(ld64_acquire(entry))
+        table = pte_pfn(get_entry(entry))
+        level -= 1
     return entry

@@ -40,6 +40,7 @@ cdef inline bint percpu_readers_gone(vcpu_t *c, percpu_rwsem_t *sem) noexcept no
     cdef u32 sum = 0
     cdef u32 i
     for i in range(c.g.ncpu):
+        # acquire: pairs with the release in percpu_up_read
         sum += ld32_acquire(&c.cpus[i].percpu_readers[sem.index])
     return sum == 0
 
@@ -58,7 +59,7 @@ cdef inline void percpu_down_write(vcpu_t *c, percpu_rwsem_t *sem) noexcept nogi
 
 
 cdef inline void percpu_up_write(vcpu_t *c, percpu_rwsem_t *sem) noexcept nogil:
-    st32_release(&sem.block, 0)     # release: a reader that finds the way free sees what the writer did
+    st32_release(&sem.block, 0)     # pairs with the acquire in percpu_down_read_trylock: who may enter sees our work
     synchronize_rcu(c)              # readers that still test block must not be joined by ones that do not
     st32_relaxed(&sem.slow, 0)
     spin_unlock(&sem.writer)

@@ -41,7 +41,9 @@ cdef inline void rcu_read_unlock(vcpu_t *c) noexcept nogil:
 
 cdef inline u64 rcu_seq_snap(vcpu_t *c) noexcept nogil:
     """The value of rcu_seq at which a grace period that begins from now on will be over."""
-    smp_mb()                    # what the caller unlinked comes before the look at rcu_seq
+    # pairs with the barrier D of rcu_start: what the caller unlinked comes before the look at rcu_seq, so a grace
+    # period that begins later has its readers see it gone
+    smp_mb()
     return (ld64_relaxed(&c.g.rcu_seq) + 3) & ~(<u64> 1)
 
 
@@ -51,6 +53,7 @@ cdef inline bint rcu_seq_done(vcpu_t *c, u64 snap) noexcept nogil:
 
 cdef inline void rcu_note_quiescent(vcpu_t *c) noexcept nogil:
     """This CPU holds no RCU reference at this point of its system call: as if it had left the kernel and come back."""
+    # D: pairs with the fence in rcu_start, like any kernel entry
     st64_mb(&c.me.state, ld64_relaxed(&c.me.state) + SHMM_ENTRY_ONE)
 
 
@@ -62,7 +65,7 @@ cdef inline bint rcu_quiescent(cpu_t *cpu) noexcept nogil:
 
 cdef inline void rcu_start(vcpu_t *c) noexcept nogil:
     cdef u32 i
-    st64_release(&c.g.rcu_seq, ld64_relaxed(&c.g.rcu_seq) + 1)
+    st64_release(&c.g.rcu_seq, ld64_relaxed(&c.g.rcu_seq) + 1)      # pairs with the acquire in rcu_seq_done
     smp_mb()                    # D: pairs with the barrier of kernel_enter, insn_begin and sleep_end
     for i in range(c.g.ncpu):
         put64(&c.cpus[i].rcu_snapshot, ld64_acquire(&c.cpus[i].state))
@@ -88,7 +91,9 @@ cdef inline void rcu_advance(vcpu_t *c) noexcept nogil:
         rcu_start(c)
         rcu_note_quiescent(c)   # the driver itself passes a quiescent state right away
     if rcu_all_quiescent(c):
-        smp_mb()                # every reader's last access comes before what is freed after the grace period
+        # pairs with the releases of kernel_exit and insn_end: every reader's last access comes before what is freed
+        # after the grace period; the release pairs with the acquire in rcu_seq_done
+        smp_mb()
         st64_release(&c.g.rcu_seq, ld64_relaxed(&c.g.rcu_seq) + 1)
         count_vm_event(c, SHMM_C_rcu_grace_periods)
     spin_unlock(&c.g.rcu_lock)

@@ -76,7 +76,7 @@ cdef inline void wait_for_wake(vcpu_t *c, u64 timeout_ns) noexcept nogil:
         cpu_relax(0)
         turn += 1
     mode = sleep_begin(c)
-    while ld32_acquire(&c.me.wake) == 0:
+    while ld32_acquire(&c.me.wake) == 0:                    # pairs with the release in wake_cpu
         futex_wait(&c.me.wake, 0, timeout_ns)
         if timeout_ns:
             break
@@ -148,7 +148,7 @@ cdef inline void rwsem_down_read_slowpath(vcpu_t *c, rwsem_t *sem, u64 count) no
     if not count & WRITER and (count >> 8 == 0 or get32(&sem.wait_head) == c.id + 1):
         rwsem_mark_wake(c, sem)
     spin_unlock(&sem.wait_lock)
-    while ld32_acquire(&c.me.wake) == 0:
+    while ld32_acquire(&c.me.wake) == 0:        # pairs with the release in wake_cpu: the lock is ours
         count_vm_event(c, SHMM_C_rwsem_read_sleep)
         wait_for_wake(c, 0)
 
@@ -171,6 +171,7 @@ cdef inline bint down_read_trylock(vcpu_t *c, rwsem_t *sem) noexcept nogil:
     cdef u64 count = ld64_relaxed(&sem.count)
     cdef u64 seen
     while not count & (WRITER | WAITERS | HANDOFF):
+        # acquire: pairs with the releases in up_write and downgrade_write
         seen = cmpxchg64_acquire(&sem.count, count, count + READER)
         if seen == count:
             count_vm_event(c, SHMM_C_rwsem_read_fast)
@@ -199,6 +200,7 @@ cdef inline bint rwsem_optimistic_spin(vcpu_t *c, rwsem_t *sem) noexcept nogil:
     while turn < turns and owner_is_running(c, sem):
         count = ld64_relaxed(&sem.count)
         if not count & (WRITER | HANDOFF) and count >> 8 == 0:
+            # acquire: pairs with the releases in up_read and up_write
             if cmpxchg64_acquire(&sem.count, count, count | WRITER) == count:
                 count_vm_event(c, SHMM_C_rwsem_write_spin)
                 return True
@@ -223,7 +225,7 @@ cdef inline bint rwsem_try_write_lock(vcpu_t *c, rwsem_t *sem, bint insist) noex
         new = (count | WRITER) & ~(<u64> HANDOFF)
         if first and get32(&c.me.waiter_next) == 0:
             new &= ~(<u64> WAITERS)
-        seen = cmpxchg64_acquire(&sem.count, count, new)
+        seen = cmpxchg64_acquire(&sem.count, count, new)        # pairs with the releases in up_read and up_write
         if seen == count:
             wait_remove_self(c, sem)
             return True
@@ -282,6 +284,7 @@ cdef inline void downgrade_write(vcpu_t *c, rwsem_t *sem) noexcept nogil:
     """From writer to reader without a gap in which another writer could enter."""
     cdef u64 count
     st32_relaxed(&sem.owner, 0)
+    # release: pairs with the acquires of the readers that may now enter
     count = fetch_add64_release(&sem.count, <u64> (READER - WRITER))
     if count & WAITERS:
         spin_lock(c, &sem.wait_lock)

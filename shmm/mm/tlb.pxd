@@ -12,9 +12,7 @@ the access that uses it are one unit with respect to a shootdown (G1: see irq.px
 Under --paranoid an entry carries the low bits of its frame's free count in the PTE's ignored bits 52..62; a use of an
 entry whose frame was freed since is a translation that outlived its munmap (I3)."""
 
-from libc.string cimport memset
-
-from shmm.arch.arch cimport get32, get64, put32, put64, u32, u64
+from shmm.arch.arch cimport clear_page, get32, get64, put32, put64, u32, u64
 from shmm.layout cimport (
     SHMM_ASIDS, SHMM_C_nr_tlb_local_flush_all, SHMM_C_nr_tlb_local_flush_one, SHMM_C_tlb_hit, SHMM_C_tlb_hit_l2,
     SHMM_C_tlb_miss, SHMM_TLB_L1_SETS, SHMM_TLB_L1_WAYS, SHMM_TLB_L2_SETS, SHMM_TLB_L2_WAYS, tlb_entry_t, vcpu_t,
@@ -26,8 +24,8 @@ cdef inline u64 tlb_new_generation(vcpu_t *c) noexcept nogil:
     cdef u64 gen = get64(&c.me.tlb_gen) + 1
     cdef u32 i
     if gen >= 1 << 28:              # the tag has 28 bits for it: start over with an empty TLB
-        memset(c.me.tlb_l1, 0, sizeof(tlb_entry_t) * SHMM_TLB_L1_SETS * SHMM_TLB_L1_WAYS)
-        memset(c.me.tlb_l2, 0, sizeof(tlb_entry_t) * SHMM_TLB_L2_SETS * SHMM_TLB_L2_WAYS)
+        clear_page(c.me.tlb_l1, sizeof(tlb_entry_t) * SHMM_TLB_L1_SETS * SHMM_TLB_L1_WAYS)
+        clear_page(c.me.tlb_l2, sizeof(tlb_entry_t) * SHMM_TLB_L2_SETS * SHMM_TLB_L2_WAYS)
         for i in range(SHMM_ASIDS):
             put32(&c.me.asid_mm[i], 0)
         gen = 1

@@ -8,7 +8,7 @@ comes here downgraded.  Dirty pages of shared files are flushed before their ptl
 a page that is cleaned afterwards cannot be dirtied through a stale translation."""
 
 from shmm.arch.arch cimport (
-    a64, fetch_add64_relaxed, get32, i64, ld32_relaxed, ld64_acquire, ld64_relaxed, st64_release, u32, u64, xchg64,
+    a64, fetch_add64_relaxed, get32, i64, ld32_relaxed, ld64_relaxed, u32, u64, xchg64,
 )
 from shmm.layout cimport (
     SHMM_FRAME_FILE, SHMM_PAGE_SIZE, SHMM_PTE_DIRTY, SHMM_PTE_SPECIAL, mm_t, vcpu_t,
@@ -18,7 +18,8 @@ from shmm.mm.mmu_gather cimport (
     mmu_gather_t, tlb_flush_mmu, tlb_flush_mmu_tlbonly, tlb_full, tlb_remove_page, tlb_remove_table, tlb_track,
 )
 from shmm.mm.page_table cimport (
-    PGD, PMD, PTE, end_of_entry, entry_below, entry_index, entry_shift, find_pmd, pte_lockptr, pte_pfn, table_entry,
+    PGD, PMD, PTE, end_of_entry, entry_below, entry_index, entry_shift, find_pmd, get_entry, pte_lockptr,
+    pte_pfn, set_entry, table_entry,
 )
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 
@@ -63,10 +64,10 @@ cdef inline void zap_page_range(vcpu_t *c, mmu_gather_t *tlb, u64 addr, u64 end)
         if pmd == NULL:                     # nothing in the whole pud entry, if not more
             addr = end_of_entry(addr, end, PMD + 1)
             continue
-        if ld64_acquire(pmd) == 0:
+        if get_entry(pmd) == 0:
             addr = stop
             continue
-        addr = zap_pte_range(c, tlb, ld64_acquire(pmd), addr, stop)
+        addr = zap_pte_range(c, tlb, get_entry(pmd), addr, stop)
         if tlb_full(c, tlb):
             tlb_flush_mmu(c, tlb)           # no lock held here
 
@@ -86,7 +87,7 @@ cdef inline void free_table_range(vcpu_t *c, mmu_gather_t *tlb, u32 table, u32 l
             if level > PMD:
                 free_table_range(c, tlb, child, level - 1, addr, stop, floor, ceiling)
             if start >= floor and start + (<u64> 1 << entry_shift(level)) <= ceiling:
-                st64_release(entry, 0)
+                set_entry(entry, 0)
                 tlb_track(tlb, addr, stop)
                 tlb_remove_table(c, tlb, child)
                 fetch_add64_relaxed(&tlb.mm.pgtables, <u64> -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import select
@@ -12,9 +13,11 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from shmm.layout import COUNTERS
 from shmm.segment import Geometry, Segment
 
-PATIENCE = 20.0         # seconds that a crew may take beyond its exercisers' own deadline: then something hangs
+PATIENCE = 20.0         # seconds that a crew may take, exercisers' own deadlines included: then something hangs
+PR_SET_PDEATHSIG = 1
 
 
 def machine(cpus: int = 8, **policy: Any) -> Segment:
@@ -26,6 +29,11 @@ def machine(cpus: int = 8, **policy: Any) -> Segment:
 def after(seconds: float) -> int:
     """A deadline for exercisers, in ns."""
     return time.monotonic_ns() + int(seconds * 1e9)
+
+
+def counter(segment: Segment, name: str) -> int:
+    """A counter, summed over the CPUs; what wrapped is negative."""
+    return int(segment.view("cpu")["counter"][:, COUNTERS.index(name)].astype("i8").sum())
 
 
 class Hang(AssertionError):
@@ -46,7 +54,8 @@ class Member:
         os.close(far)
 
     def _work(self, job: Callable[[], Any], far: int) -> None:
-        """The child: never returns."""
+        """The child: never returns, and dies with the test."""
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         status = 1
         try:
             os.write(far, json.dumps(job()).encode())
@@ -76,8 +85,8 @@ def crew(*jobs: Callable[[], Any], patience: float = PATIENCE) -> list[Any]:
     """Runs each job in a process of its own, all at once; their results.
 
     Raises Hang naming those that died or had to be killed."""
-    members = [Member(number, job) for number, job in enumerate(jobs)]
     deadline = time.monotonic() + patience
+    members = [Member(number, job) for number, job in enumerate(jobs)]
     ends = [member.wait(deadline) for member in members]
     lost = {member.number: status for member, (fine, status) in zip(members, ends, strict=True) if not fine}
     if lost:
