@@ -56,9 +56,8 @@ def host_anonymous_fault_ns(size_t pages, int rounds=5):
     cdef uint64_t best = ~(<uint64_t> 0)
     cdef uint64_t start
     cdef size_t i
-    cdef int turn
     cdef unsigned char *p
-    for turn in range(rounds):
+    for _ in range(rounds):
         p = <unsigned char *> host_mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         if p == <unsigned char *> MAP_FAILED:
             raise MemoryError(f"the host has no {length} bytes for the comparison: ask for fewer pages")

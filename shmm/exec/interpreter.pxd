@@ -1,8 +1,8 @@
 """The interpreter: executes a CPU's program (program.h), without Python, until it ends, fails or is stopped.
 
 Every record is executed the same way on every engine.  The stop word is polled at each jump, in every wait, and every
-64 accesses of a long TOUCH, which are also the places where a time-shared CPU offers its core: between instructions,
-interrupts on, no lock held (native.h says why that matters)."""
+64 records or accesses of a TOUCH, which are also the places where a time-shared CPU offers its core: between
+instructions, interrupts on, no lock held (native.h says why that matters)."""
 
 from libc.errno cimport EINVAL
 
@@ -36,7 +36,8 @@ cdef enum:
 cdef struct run_t:
     u64 reg[16]
     u64 pc
-    u32 countdown               # accesses until the next look at the stop word
+    u8 loaded                   # what the last LOAD found
+    u32 countdown               # records and accesses until the next look at the stop word
 
 
 cdef inline bint stopped(vcpu_t *c) noexcept nogil:
@@ -122,16 +123,17 @@ cdef inline u64 next_random(vcpu_t *c) noexcept nogil:
 
 cdef inline i64 op_touch(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 addr, u64 stride) noexcept nogil:
     """count accesses; the faults they took, or the failure of the first that failed."""
-    cdef u64 n
+    cdef u64 n = 0
     cdef i64 total = 0
     cdef i64 faults
     cdef u8 byte
-    for n in range(i.count):
+    while n < i.count:
         faults = user_store(c, addr, <u8> i.value) if i.opf & SHMM_OPF_WRITE else user_load(c, addr, 0, &byte)
         if faults < 0:
             return faults
         total += faults
         addr += stride
+        n += 1
         if i.opf & SHMM_OPF_COUNT:
             count_vm_events(c, SHMM_C_ops, 1)
         if breathe(c, r):
@@ -151,6 +153,7 @@ cdef inline i64 execute_access(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 ad
     ret = user_load(c, addr, FAULT_INSTRUCTION if i.op == SHMM_OP_FETCH else 0, &byte)
     if ret >= 0 and i.op == SHMM_OP_LOAD:
         r.reg[i.dst] = byte
+        r.loaded = byte
     return ret
 
 
@@ -204,7 +207,7 @@ cdef inline i64 execute_control(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 a
             if r.reg[i.dst] == 0:
                 return 0
         r.pc = <u64> i.value - 1
-        return -SHMM_STOPPED if breathe(c, r) or stopped(c) else 0
+        return -SHMM_STOPPED if stopped(c) else 0
     elif i.op != SHMM_OP_NOP:
         return -EINVAL
     return 0
@@ -258,10 +261,12 @@ cdef inline i64 run_program(vcpu_t *c, u64 first, u64 n, u32 task, u32 tasks) no
             return RUN_STOPPED
         st64_relaxed(&c.result[first + pc], <u64> result)
         if i.op == SHMM_OP_LOAD and result >= 0 and i.opf & SHMM_OPF_EXPECT:
-            result = <i64> r.reg[i.dst]         # what is expected of a load is the byte
+            result = r.loaded                   # what is expected of a load is the byte
         if not as_expected(c, pc, i, result):
             return RUN_FAILED
         if i.opf & SHMM_OPF_COUNT and i.op != SHMM_OP_TOUCH:
             count_vm_events(c, SHMM_C_ops, 1)
         r.pc += 1
+        if breathe(c, &r):
+            return RUN_STOPPED
     return RUN_DONE

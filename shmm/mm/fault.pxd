@@ -1,7 +1,7 @@
 """Page faults (mm/memory.c of the series): one set of handlers for the classical and the speculative fault.
 
-    handle_mm_fault         the walk: classical allocates tables, speculative refuses to (2 MiB at a time: that is where
-                            pft's one abort in 512 comes from) -> handle_pte_fault
+    handle_mm_fault         the walk: classical allocates tables, speculative refuses to (2 MiB at a time: that is
+                            where pft's one abort in 512 comes from) -> handle_pte_fault
     handle_pte_fault        dispatch on the pte: anonymous, file, write-protect, spurious
     do_anonymous_page       zero page for a read, a fresh frame for a write
     do_wp_page              reuse an exclusive page, else wp_page_copy
@@ -85,7 +85,7 @@ cdef inline u32 do_anonymous_page(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     lru_add(c, pfn)
     # release: pairs with the MMU's acquire load, which then sees the page zeroed
     set_entry(vmf.pte, <u64> pfn << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
-                 | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
+              | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
     pte_unmap_unlock(vmf)
     return 0
 
@@ -109,7 +109,7 @@ cdef inline u32 wp_page_commit(vcpu_t *c, vm_fault_t *vmf, u32 old, u32 new) noe
     set_entry(vmf.pte, 0)
     flush_tlb_mm_range(c, vmf.mm, vmf.address, vmf.address + SHMM_PAGE_SIZE)
     set_entry(vmf.pte, <u64> new << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
-                 | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
+              | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
     lru_add(c, new)
     if not old or ld32_relaxed(&c.frames[old].kind) != SHMM_FRAME_ANON:
         add_batched(&c.me.rss_anon, &vmf.mm.rss_anon, 1)

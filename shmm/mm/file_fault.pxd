@@ -97,7 +97,7 @@ cdef inline u32 do_cow_fault(vcpu_t *c, vm_fault_t *vmf, u32 page) noexcept nogi
     lru_add(c, pfn)
     # release: pairs with the MMU's acquire load, which then sees the copy whole
     set_entry(vmf.pte, <u64> pfn << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
-                 | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
+              | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
     pte_unmap_unlock(vmf)
     return 0
 

@@ -2,8 +2,8 @@
 
 The parent's mmap_lock is held for write (mmap_seq odd: no speculative COW may overlap).  Only VMAs with an anon_vma
 have their ptes copied; the others' pages can be faulted in again (vma_needs_copy).  A copied page loses write
-permission in both and its `exclusive` mark; the parent's TLBs are flushed before its lock is dropped, or a stale writable
-translation would write to a page the child now shares."""
+permission in both and its `exclusive` mark; the parent's TLBs are flushed before its lock is dropped, or a stale
+writable translation would write to a page the child now shares."""
 
 from libc.errno cimport EINVAL, ENOMEM
 

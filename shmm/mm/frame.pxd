@@ -51,9 +51,10 @@ cdef inline void zone_drain(vcpu_t *c, u32 n) noexcept nogil:
     """Gives the n most recently freed frames back to the zone; 0 < n <= pcp_count."""
     cdef u32 head = get32(&c.me.pcp_head)
     cdef u32 last = head
-    cdef u32 i
-    for i in range(n - 1):
+    cdef u32 i = 1
+    while i < n:
         last = get32(&c.frames[last].next)
+        i += 1
     put32(&c.me.pcp_head, get32(&c.frames[last].next))
     put32(&c.me.pcp_count, get32(&c.me.pcp_count) - n)
     spin_lock(c, &c.g.zone.lock)

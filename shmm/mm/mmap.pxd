@@ -81,7 +81,8 @@ cdef inline u32 prev_of_hole(vcpu_t *c, mm_t *mm, u32 next) noexcept nogil:
     return prev_vma(c, next) if next else get32(&mm.vma_last)
 
 
-cdef inline i64 mmap_region(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u64 vm_flags, u32 file, u64 pgoff) noexcept nogil:
+cdef inline i64 mmap_region(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u64 vm_flags, u32 file,
+                            u64 pgoff) noexcept nogil:
     """Puts the mapping at addr, replacing what is there.  Takes a reference on the file.  0 or negative errno."""
     cdef u64 end = addr + length
     cdef u32 next, vma

@@ -18,7 +18,7 @@ exist here: the list is linked through the tables' frame_t.)
 The collected frames are in the executor's private scratch (vcpu_t.gather); a full scratch is flushed and reused, as a
 full batch is in the kernel."""
 
-from shmm.arch.arch cimport get32, put32, u32, u64
+from shmm.arch.arch cimport get32, put32, st32_relaxed, u32, u64
 from shmm.layout cimport SHMM_TABLE_FREE_RCU, mm_t, vcpu_t
 from shmm.mm.call_rcu cimport RCU_TABLE, call_rcu
 from shmm.mm.frame cimport put_frame_testzero
@@ -88,6 +88,7 @@ cdef inline void tlb_finish_mmu(vcpu_t *c, mmu_gather_t *tlb) noexcept nogil:
     while table:
         next = get32(&c.frames[table].next)
         if c.g.table_free_policy == SHMM_TABLE_FREE_RCU:
+            st32_relaxed(&c.frames[table].refs, 0)      # in no table any more, and not free yet (I2)
             call_rcu(c, table | RCU_TABLE)
         else:
             free_table(c, table)

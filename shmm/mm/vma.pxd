@@ -62,12 +62,10 @@ cdef inline u64 vm_get_page_prot(u64 flags) noexcept nogil:
 
 
 cdef inline void vma_pool_refill(vcpu_t *c) noexcept nogil:
-    cdef u32 head, n
+    cdef u32 head = 0
     spin_lock(c, &c.g.vma_pool.lock)
-    for n in range(SHMM_VMA_BATCH):
+    while get32(&c.me.vma_count) < SHMM_VMA_BATCH and get32(&c.g.vma_pool.head):
         head = get32(&c.g.vma_pool.head)
-        if head == 0:
-            break
         put32(&c.g.vma_pool.head, get32(&c.vmas[head].rcu_next))
         st64_relaxed(&c.g.vma_pool.free, ld64_relaxed(&c.g.vma_pool.free) - 1)
         put32(&c.vmas[head].rcu_next, get32(&c.me.vma_head))

@@ -1,7 +1,7 @@
 """The one place that chooses a scheme: how a fault gains the right to use a VMA.
 
-One of: mmap_lock (classical), spf (Lespinasse v2).  do_user_addr_fault is the arch entry: interrupts are on, the CPU is in
-the kernel on behalf of a program's instruction."""
+One of: mmap_lock (classical), spf (Lespinasse v2).  do_user_addr_fault is the arch entry: interrupts are on, the CPU is
+in the kernel on behalf of a program's instruction."""
 
 from shmm.arch.arch cimport i64, u32, u64
 from shmm.layout cimport SHMM_C_user_faults, SHMM_SCHEME_SPF, mm_t, vcpu_t

@@ -6,15 +6,15 @@
        copy the VMA
     3  mmap_seq unchanged? then the copy is consistent      SPF_ABORT_VMA_COPY
     4  access rights, from the copy                         SPF_ABORT_ACCESS_ERROR
-    5  handle_mm_fault on the copy                          the walk, the handler, pte_map_lock: see walk.pxd, fault.pxd
+    5  handle_mm_fault on the copy                          the walk, the handler, the commit: walk.pxd, fault.pxd
     6  RETRY: fall back to the classical fault, once, for good
 
 What writers owe it: mmap_seq odd before they touch VMAs or ptes, freed VMAs readable for a grace period, freed tables
 readable for as long as a walk can last, and the ptl around every change of a pte.
 
 Off while the mm has a single user (v2 28/35), unless force_speculation is set, which is for measuring; kernel-mode
-faults never come here.  Every step that fails counts its reason; the sum of the reasons is spf_abort, except that a failed
-mmu_notifier_trylock has no reason of its own, as in the series.
+faults never come here.  Every step that fails counts its reason; the sum of the reasons is spf_abort, except that a
+failed mmu_notifier_trylock has no reason of its own, as in the series.
 
 Sources: v2 13, 19, 28 and 31/35 (arch/x86/mm/fault.c)."""
 
