@@ -9,17 +9,20 @@ file, in all processes, so that libraries share their page cache; page 0 is wher
 
 Our files count as cached in whole, so that fault-around maps the neighbours of what is read.  Where the trace shows
 that many of a mapping's pages were not in the page cache when their neighbours were mapped (both faulted), the mapping
-gets a file of its own whose pages exist only once touched, as those of shared memory do: fault-around then finds only those."""
+gets a file of its own whose pages exist only once touched, as those of shared memory do: fault-around then finds only those.
+
+An inferred mapping is as good as its evidence: where a page of it that had faulted in is found absent again, and no
+two threads faulted at once, it has been unmapped and mapped anew by something that is not recorded (shmdt and shmat)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shmm.cluster.image import Image, Run
-from shmm.cluster.presence import EXEC, READ, WRITE, Cache, Mapping, Presence
-from shmm.cluster.recording import FETCH
+from shmm.cluster.presence import ELSEWHERE, EXEC, RACED, READ, WRITE, Cache, Mapping, Presence
+from shmm.cluster.recording import FETCH, PRESENT
 from shmm.cluster.recording import WRITE as WRITE_FAULT
 from shmm.cluster.space import arrival, departure, page_up
 from shmm.cluster.trace import Event
@@ -30,9 +33,11 @@ MAP_SHARED_VALIDATE = 0x03
 MREMAP_DONTUNMAP = 4
 NO_FD = 0xFFFFFFFF
 PROT_MASK = READ | WRITE | EXEC
-DONTNEED, DONTFORK, DOFORK = 4, 10, 11
+DONTNEED, REMOVE, DONTFORK, DOFORK, DONTNEED_LOCKED = 4, 9, 10, 11, 24
+GONE = frozenset({DONTNEED, REMOVE, DONTNEED_LOCKED})
 ADVICE = frozenset({0, 1, 2, 3, DONTNEED, DONTFORK, DOFORK, 14, 15, 16, 17, 20, 21})    # what programs can do
 FILE_PAGES = 1 << 22                        # of one file at most, 16 GiB: what lies beyond is SIGBUS
+AT_ONCE = 0.001                             # seconds: two faults on one page so close raced
 AROUND = 16                                 # pages that a fault may bring in beyond its own
 PAGE_SHIFT = 12
 OPERATION = {EXEC: "FETCH", WRITE: "STORE", READ: "LOAD"}
@@ -50,6 +55,7 @@ class Live:
     base: int
     brk: int
     users: int = 0
+    faulted: dict[int, tuple[float, int]] = field(default_factory=dict)     # page -> its last fault: seconds, thread
     moving: dict[int, list[tuple[int, int, Mapping]]] = field(default_factory=dict)     # by thread: see vacate
 
 
@@ -115,7 +121,7 @@ class Calls:
                 origin = at if run.kind == "page" else run.start
                 file = self.files.number((-1, origin - run.start, run.end - run.start, run.prot))
                 shift = origin >> PAGE_SHIFT
-            self.map(live, at, at + step, Mapping(run.prot, file, shift))
+            self.map(live, at, at + step, Mapping(run.prot, file, shift, inferred=True))
             self.counts["inferred mappings"] += 1
 
     # ---- faults --------------------------------------------------------------------------------------------
@@ -123,10 +129,21 @@ class Calls:
     def fault(self, live: Live, event: Event, image: Image, cpu: int) -> tuple[Place, str]:
         """The access that a recorded fault stands for: its record, and what the model says will come of it."""
         address, _, error = event.args
-        if address not in live.presence.maps:
+        page = address >> PAGE_SHIFT
+        when, who = live.faulted.get(page, (-1.0, event.tid))
+        live.faulted[page] = event.time, event.tid
+        at_once = who != event.tid and event.time - when < AT_ONCE
+        found = live.presence.maps.find(address)
+        if found is None:
             self._map_late(live, image, address)
+        elif found[2].inferred and not error & PRESENT and not at_once and live.presence.faulted_in(page):
+            self.counts["inferred mappings renewed"] += 1
+            live.presence.zap(found[0], found[1])
+            self.map(live, *found)
         kind = EXEC if error & FETCH else WRITE if error & WRITE_FAULT else READ
         expected = live.presence.access(address, kind, cpu)
+        if expected == ELSEWHERE and at_once:
+            expected = RACED
         self._reach(live, address)
         value = 1 if kind == WRITE else 0
         return self.emit(OPERATION[kind], addr=address, value=value, opf=MAY_FAIL | COUNT), expected
@@ -191,7 +208,9 @@ class Calls:
 
     def _madvise(self, live: Live, event: Event, result: int) -> Place | None:
         start, length, advice = event.args
-        if advice not in ADVICE:
+        if advice in GONE:
+            advice = DONTNEED
+        elif advice not in ADVICE:
             self.counts[f"madvise {advice} skipped"] += 1
             return None
         if advice == DONTNEED:
@@ -247,5 +266,4 @@ class Calls:
     def _moved(self, mapping: Mapping, delta: int) -> Mapping:
         if not mapping.file:
             return mapping
-        shift = mapping.shift + (delta >> PAGE_SHIFT)
-        return Mapping(mapping.prot, mapping.file, shift, mapping.shared, mapping.copied)
+        return replace(mapping, shift=mapping.shift + (delta >> PAGE_SHIFT))

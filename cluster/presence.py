@@ -20,10 +20,11 @@ FAULTS = "faults"
 DENIED = "no permission"
 UNMAPPED = "not mapped"
 AROUND = "mapped by fault-around"
-ELSEWHERE = "another thread had faulted it in"
+RACED = "two threads faulted on it at once"
+ELSEWHERE = "another thread had faulted it in: what took it away was not recorded"
 BEFORE = "the same thread had faulted it in: what took it away was not recorded"
 COPIED = "mapped by the copy at fork"
-MISSING = frozenset({AROUND, ELSEWHERE, BEFORE, COPIED})
+MISSING = frozenset({AROUND, RACED, ELSEWHERE, BEFORE, COPIED})
 
 # a page's state: bit 0 writable, bit 1 a private copy of its own, bits 2-3 how it came, the rest who faulted (+ 1)
 WRITABLE, OWN = 1, 2
@@ -41,6 +42,7 @@ class Mapping:
     shift: int = 0
     shared: bool = False
     copied: bool = True                     # by fork
+    inferred: bool = False                  # no recorded call has mapped it
 
 
 class Cache:
@@ -125,6 +127,11 @@ class Presence:
             self._populate(page, start >> PAGE_SHIFT, end >> PAGE_SHIFT, mapping, kind == WRITE, who)
         self.most_own = max(self.most_own, self.own)
         return FAULTS
+
+    def faulted_in(self, page: int) -> bool:
+        """Whether the page is present because it faulted here."""
+        state = self.present.get(page)
+        return state is not None and state & HOW == BY_FAULT
 
     def _why_present(self, state: int, who: int) -> str:
         if state & HOW == BY_AROUND:

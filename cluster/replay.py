@@ -159,7 +159,7 @@ def about(name: str, recorded: trace.Trace, translation: Translation) -> dict[st
     out = {
         "name": name, "events": len(recorded.events), "threads": recorded.threads, "faults": recorded.faults,
         "tlb_flushes": recorded.flushes, "other_events": recorded.other, "unparsed": recorded.unparsed,
-        "inferred": dict(sorted(translation.counts.items())), "calls": len(translation.calls),
+        "inferred": {what: count for what, count in sorted(translation.counts.items()) if count}, "calls": len(translation.calls),
     }
     if recorded.first_unparsed is not None:
         out["first_unparsed"] = recorded.first_unparsed

@@ -1,4 +1,4 @@
-"""Types of the native engine's Python face (engine.pxi)."""
+"""Types of the native engine's Python face (engine.pxi, _fast.pyx)."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -15,6 +15,7 @@ def segment_create(
 def settle(address: int) -> None: ...
 def check(address: int) -> list[str]: ...
 def frames_in_use(address: int) -> int: ...
+def host_anonymous_fault_ns(pages: int, rounds: int = 5) -> float: ...
 
 class Cpu:
     id: Final[int]

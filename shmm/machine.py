@@ -177,11 +177,8 @@ class Machine:
         return dict(zip(COUNTERS, sums.tolist(), strict=True))
 
     def check(self) -> list[str]:
-        """The invariants that do not hold, in words; empty is fine.  Ends all grace periods first: what waits
-        for one is neither free nor in use."""
+        """The invariants that do not hold, in words; empty is fine."""
         self._cpu(0)
-        for cpu in self._cpus:
-            cpu.rcu_drain()
         return _fast.check(self.segment.address)
 
     # ---- the end -------------------------------------------------------------------------------------------

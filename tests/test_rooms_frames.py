@@ -71,3 +71,18 @@ def test_racing_cpus_share_no_frame_and_lose_none(rooms, segment, spare):
     assert taken == counter(segment, "pgalloc") - len(hoard) == counter(segment, "pgfree") > 0
     assert (out > 0) == (spare is not None)
     assert free_frames(segment) == all_of_them - len(hoard)
+
+
+@pytest.mark.parametrize("pages", [10, 64, 200])
+def test_nothing_is_resident_in_an_address_space_that_is_gone(rooms, segment, pages):
+    start, page, rw, anon_fixed = 0x2000_0000_0000, 4096, 3, 0x32
+    a, b = (rooms.Cpu(segment.address, n) for n in (0, 1))
+    assert a.exec(1) == b.attach(1) == 0
+    assert a.mmap(start, pages * page, rw, anon_fixed) == start
+    assert b.touch(start, pages * page) == pages
+    assert a.munmap(start, page) == 0
+    mm, cpu = segment.view("mm"), segment.view("cpu")
+    assert int(mm["rss_anon"].astype("i8")[1] + cpu["rss_anon"].astype("i8").sum()) == pages - 1
+    b.exit()
+    a.exit()
+    assert mm["rss_anon"][1] == 0 and not cpu["rss_anon"].any()

@@ -118,6 +118,21 @@ def test_deferred_objects_are_freed_after_a_grace_period_in_batches(rooms, segme
         assert set(stack[:2]) == set(second) and set(stack[2:]) == set(first)
 
 
+@pytest.mark.parametrize("users", [1, 2])
+def test_T2_an_unmapped_vma_is_kept_for_a_grace_period_if_others_may_look(rooms, segment, cpus, users):
+    start, length, rw, anon_fixed = 0x2000_0000_0000, 4096, 3, 0x32
+    assert cpus[0].exec(1) == 0
+    if users == 2:
+        assert cpus[1].attach(1) == 0
+    assert cpus[0].mmap(start, length, rw, anon_fixed) == start
+    vma = int(segment.view("mm")["vma_first"][1])
+    assert cpus[0].munmap(start, length) == 0
+    assert segment.view("vma")["freed"][vma] == 1
+    assert (vma in rooms.vma_stack(cpus[0], 100)) == (users == 1)
+    cpus[0].rcu_drain()
+    assert vma in rooms.vma_stack(cpus[0], 100)
+
+
 def test_polling_is_enough(rooms, segment, cpus):
     rooms.defer(cpus[0], 1)
     for _ in range(4 * 64):

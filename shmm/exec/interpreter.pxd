@@ -252,6 +252,7 @@ cdef inline i64 run_program(vcpu_t *c, u64 first, u64 n, u32 task, u32 tasks) no
     r.reg[15] = tasks
     r.pc = 0
     r.countdown = 64
+    r.loaded = 0
     while r.pc < n and c.program[first + r.pc].op != SHMM_OP_END:
         pc = r.pc
         i = &c.program[first + pc]

@@ -7,8 +7,8 @@
     do_wp_page              reuse an exclusive page, else wp_page_copy
     do_read_fault, do_cow_fault, do_shared_fault     files, classical only
 
-Locks: classical faults hold mmap_lock for read; all take the pte's ptl to write it (walk.pxd).  A handler returns 0 or a
-VM_FAULT_* code, RETRY meaning that speculation gave up, with its reason counted.  Every return that is not success
+Locks: classical faults hold mmap_lock for read; all take the pte's ptl to write it (walk.pxd).  A handler returns 0 or
+a VM_FAULT_* code, RETRY meaning that speculation gave up, with its reason counted.  Every return that is not success
 has undone what it took.
 
 Sources: v2 16, 18, 19, 26 and 27/35; facts of the counters: 31/35."""
@@ -23,10 +23,10 @@ from shmm.layout cimport (
     SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_VM_SHARED, vcpu_t,
 )
 from shmm.mm.anon cimport anon_vma_prepare
+from shmm.mm.anon_page cimport anon_pte, drop_anon_page, install_anon_page
 from shmm.mm.file_fault cimport do_fault
 from shmm.mm.frame cimport (
-    add_batched, alloc_frame, alloc_zeroed_frame, charge, frame_bytes, free_frame, get_frame, put_frame_testzero,
-    uncharge_one,
+    add_batched, alloc_frame, alloc_zeroed_frame, charge, frame_bytes, get_frame, put_frame_testzero,
 )
 from shmm.mm.lru cimport lru_add, release_frames
 from shmm.mm.page_table cimport find_pmd, get_entry, pmd_alloc, pte_pfn, pte_present, set_entry
@@ -72,22 +72,7 @@ cdef inline u32 do_anonymous_page(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     if pfn == 0:
         return VM_FAULT_OOM
     charge(c)
-    if not pte_map_lock(c, vmf):
-        uncharge_one(c)
-        free_frame(c, pfn)
-        return VM_FAULT_RETRY
-    if ld64_relaxed(vmf.pte) != 0:          # somebody was first
-        pte_unmap_unlock(vmf)
-        uncharge_one(c)
-        free_frame(c, pfn)
-        return 0
-    add_batched(&c.me.rss_anon, &vmf.mm.rss_anon, 1)
-    lru_add(c, pfn)
-    # release: pairs with the MMU's acquire load, which then sees the page zeroed
-    set_entry(vmf.pte, <u64> pfn << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
-              | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
-    pte_unmap_unlock(vmf)
-    return 0
+    return install_anon_page(c, vmf, pfn)
 
 
 cdef inline void put_page(vcpu_t *c, u32 pfn) noexcept nogil:
@@ -102,14 +87,12 @@ cdef inline u32 wp_page_commit(vcpu_t *c, vm_fault_t *vmf, u32 old, u32 new) noe
         return VM_FAULT_RETRY
     if ld64_relaxed(vmf.pte) != vmf.orig_pte:
         pte_unmap_unlock(vmf)
-        uncharge_one(c)
-        free_frame(c, new)
+        drop_anon_page(c, new)
         return 0
     # clear, flush, set: no CPU may read the old page while another writes the new one
     set_entry(vmf.pte, 0)
     flush_tlb_mm_range(c, vmf.mm, vmf.address, vmf.address + SHMM_PAGE_SIZE)
-    set_entry(vmf.pte, <u64> new << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
-              | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
+    set_entry(vmf.pte, anon_pte(vmf, new))
     lru_add(c, new)
     if not old or ld32_relaxed(&c.frames[old].kind) != SHMM_FRAME_ANON:
         add_batched(&c.me.rss_anon, &vmf.mm.rss_anon, 1)
@@ -142,8 +125,7 @@ cdef inline u32 wp_page_copy(vcpu_t *c, vm_fault_t *vmf, u32 old) noexcept nogil
         if vmf.speculative:
             percpu_up_read(c, &vmf.mm.notifier_lock)
     if ret:
-        uncharge_one(c)
-        free_frame(c, new)
+        drop_anon_page(c, new)
     return ret
 
 

@@ -12,9 +12,9 @@ from shmm.layout cimport (
     SHMM_PTRS_PER, SHMM_VM_SHARED, vcpu_t,
 )
 from shmm.mm.anon cimport anon_vma_prepare
+from shmm.mm.anon_page cimport install_anon_page
 from shmm.mm.file cimport find_or_create_page, find_page
-from shmm.mm.frame cimport add_batched, alloc_frame, charge, frame_bytes, free_frame, get_frame, uncharge_one
-from shmm.mm.lru cimport lru_add
+from shmm.mm.frame cimport add_batched, alloc_frame, charge, frame_bytes, get_frame
 from shmm.mm.page_table cimport PTE, entry_index, set_entry
 from shmm.mm.vma cimport linear_page_index, vm_get_page_prot
 from shmm.mm.walk cimport (
@@ -87,19 +87,7 @@ cdef inline u32 do_cow_fault(vcpu_t *c, vm_fault_t *vmf, u32 page) noexcept nogi
         return VM_FAULT_OOM
     copy_page(frame_bytes(c, pfn), frame_bytes(c, page), SHMM_PAGE_SIZE)
     charge(c)
-    pte_map_lock(c, vmf)
-    if ld64_relaxed(vmf.pte) != 0:
-        pte_unmap_unlock(vmf)
-        uncharge_one(c)
-        free_frame(c, pfn)
-        return 0
-    add_batched(&c.me.rss_anon, &vmf.mm.rss_anon, 1)
-    lru_add(c, pfn)
-    # release: pairs with the MMU's acquire load, which then sees the copy whole
-    set_entry(vmf.pte, <u64> pfn << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags)
-              | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
-    pte_unmap_unlock(vmf)
-    return 0
+    return install_anon_page(c, vmf, pfn)
 
 
 cdef inline u32 do_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:

@@ -1,0 +1,129 @@
+"""Processes that change, touch and share the same few megabytes at random; then every invariant is checked.
+
+Unlike test_stress_runs.py this goes without the cluster: forked processes, the native engine, and address spaces that
+are forked and left in the middle of it."""
+
+import os
+import random
+import time
+
+import pytest
+from rooms.crew import counter, crew, machine
+
+from shmm import _fast
+from shmm.layout import COUNTERS
+from shmm.program import Program
+
+PAGE, RW, READ, NONE, ANON_FIXED, SHARED_FIXED, DONTNEED = 4096, 3, 1, 0, 0x32, 0x31, 4
+ARENA = 0x2000_0000_0000 - (1 << 20)    # across a border of page tables
+PLACES, STEP = 48, 16                   # where operations begin, and how many pages apart
+SECONDS = 1.0
+
+POLICIES = {
+    "mmap_lock": {"scheme": "mmap_lock"},
+    "spf, walk irq, tables ipi": {"scheme": "spf"},
+    "spf, walk rcu, tables rcu": {"scheme": "spf", "walk": "rcu", "table_free": "rcu"},
+    "spf, signals": {"scheme": "spf", "ipi": "signal"},
+}
+
+
+def one(p: Program, dice: random.Random) -> None:
+    """One operation somewhere."""
+    addr, pages = ARENA + dice.randrange(PLACES) * STEP * PAGE, dice.randint(1, 3 * STEP)
+    kind = dice.choices(("map", "unmap", "protect", "drop", "hint", "write", "read"), (5, 3, 2, 2, 1, 9, 4))[0]
+    if kind == "map":
+        p.mmap(addr, pages * PAGE, dice.choice((RW, RW, RW, READ)), ANON_FIXED, may_fail=True)
+    elif kind == "unmap":
+        p.munmap(addr, pages * PAGE, may_fail=True)
+    elif kind == "protect":
+        p.mprotect(addr, pages * PAGE, dice.choice((RW, RW, READ, NONE)), may_fail=True)
+    elif kind in ("drop", "hint"):
+        p.madvise(addr, pages * PAGE, DONTNEED if kind == "drop" else dice.choice((0, 1, 2, 14)), may_fail=True)
+    else:
+        p.touch(addr, pages, write=kind == "write", value=dice.randrange(256), may_fail=True)
+
+
+def chaos(seed: int, child: int = 0) -> Program:
+    """Random operations until the run is stopped; child: the slot of copies of the address space to make, to run
+    for a while and to leave."""
+    dice, p = random.Random(seed), Program()
+    with p.forever():
+        for _ in range(12):
+            for _ in range(12):
+                one(p, dice)
+            if child:
+                p.fork(child)
+                one(p, dice)            # races with what the fork has made copy-on-write
+                p.mm(child)
+                for _ in range(6):
+                    one(p, dice)
+                p.mm(1)                 # the last one out of the copy
+    return p
+
+
+def work(segment, number: int, cpus: int) -> int:
+    """CPU `number`: runs its program to its end, and stays in its address space."""
+    cpu = _fast.Cpu(segment.address, number)
+    cpu.online(os.getpid())
+    if number:
+        cpu.attach(1)
+    seg = segment.view("seg")
+    seg["ready"] |= 1 << number
+    while seg["ready"] != (1 << cpus) - 1:
+        time.sleep(0.001)
+    return cpu.run()
+
+
+def stop(segment) -> None:
+    time.sleep(SECONDS)
+    segment.view("seg")["stop"] = 1
+
+
+def storm(segment, programs: list[Program]) -> list[int]:
+    """Runs the programs, each in a process, for a second; how each ended."""
+    at, insn, cpu = 0, segment.view("insn"), segment.view("cpu")
+    for number, program in enumerate(programs):
+        records = program.array()
+        insn[at : at + len(records)] = records
+        cpu["program_first"][number], cpu["program_len"][number] = at, len(records)
+        cpu["rng"][number] = number + 1
+        at += len(records)
+    assert _fast.Cpu(segment.address, 0).exec(1) == 0
+    cpus = len(programs)
+    return crew(lambda: stop(segment), *(lambda n=n: work(segment, n, cpus) for n in range(cpus)))[1:]
+
+
+def finish(segment, cpus: int) -> None:
+    """What must hold afterwards: nothing broken, nothing unexpected, nothing lost."""
+    segment.view("cpu")["host_pid"] = 0                 # those processes are gone: no signals to them
+    executors = [_fast.Cpu(segment.address, number) for number in range(cpus)]
+    for executor in executors:
+        executor.rcu_drain()
+    assert _fast.check(segment.address) == []
+    assert counter(segment, "violations") == counter(segment, "unexpected") == 0
+    for executor in executors:
+        executor.exit()
+    for mm in segment.view("mm")["in_use"].nonzero()[0]:        # copies that nobody came to run
+        executors[0].attach(int(mm))
+        executors[0].exit()
+    _fast.settle(segment.address)
+    assert _fast.frames_in_use(segment.address) == 0
+    assert _fast.check(segment.address) == []
+    seg = segment.view("seg")
+    assert seg["vma_pool"]["free"] == seg["nvma"] - 1
+    assert seg["anon_pool"]["free"] == seg["nanon"] - 1
+    assert not segment.view("frame")["on_lru"].any() and seg["lru_pages"] == 0
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("cpus, forks", [(4, False), (5, True)], ids=["threads", "threads and forks"])
+def test_random_operations_of_many_processes(policy, cpus, forks):
+    with machine(cpus=cpus, **POLICIES[policy]) as segment:
+        programs = [chaos(100 * cpus + n, 1 + n if forks and n else 0) for n in range(cpus)]
+        assert storm(segment, programs) == [1] * cpus           # stopped, none failed
+        sums = {name: counter(segment, name) for name in COUNTERS}
+        finish(segment, cpus)
+    assert min(sums[name] for name in ("mmap", "munmap", "mprotect", "madvise", "user_faults")) > 0
+    assert sums["nr_tlb_remote_flush_received"] > 0
+    assert (sums["spf_success"] > 0) == (policy != "mmap_lock")
+    assert (sums["fork"] > 0 and sums["pgcopy"] > 0) == forks
