@@ -7,7 +7,7 @@ from Cython.Build import cythonize
 from setuptools import setup
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))      # a build front end leaves it out of the path
-from build_engines import DIRECTIVES, engine  # noqa: E402
+from build_engines import DIRECTIVES, engine
 
 setup(
     packages=["shmm", "shmm.arch", "shmm.mm", "shmm.scheme", "shmm.exec", "shmm.cluster", "shmm.cluster.workloads"],

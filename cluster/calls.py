@@ -8,11 +8,13 @@ A file's identity is not recorded.  Mappings with the same length, offset, permi
 file, in all processes, so that libraries share their page cache; page 0 is where the mapping begins.
 
 Our files count as cached in whole, so that fault-around maps the neighbours of what is read.  Where the trace shows
-that many of a mapping's pages were not in the page cache when their neighbours were mapped (both faulted), the mapping
-gets a file of its own whose pages exist only once touched, as those of shared memory do: fault-around then finds only those.
+that many of a mapping's pages were not in the page cache when their neighbours were mapped (both faulted), the
+mapping gets a file of its own whose pages exist only once touched, as those of shared memory do: fault-around then
+finds only those.
 
 An inferred mapping is as good as its evidence: where a page of it that had faulted in is found absent again, and no
-two threads faulted at once, it has been unmapped and mapped anew by something that is not recorded (shmdt and shmat)."""
+two threads faulted at once, something that is not recorded (shmdt and shmat) has unmapped it and mapped it anew.
+"""
 
 from __future__ import annotations
 
@@ -179,7 +181,8 @@ class Calls:
             return None
         if event.call == "mmap":
             return self._mmap(live, event, result, cold)
-        return getattr(self, "_" + event.call)(live, event, result)
+        place: Place | None = getattr(self, "_" + event.call)(live, event, result)
+        return place
 
     def _mmap(self, live: Live, event: Event, result: int, cold: bool) -> Place:
         _, length, prot, flags, fd, offset = event.args

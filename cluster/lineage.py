@@ -78,10 +78,10 @@ class Lineage:
             self.comm_of[task] = event.comm
             self.passed[task] += 1
             self._event(task, self.space_of[task], i, event)
-            birth = self.recording.births.get(i)
-            at = self._copied_at(birth, task) if birth is not None and not birth.shares else None
-            if birth is not None and at is not None:
-                forks[at].append(birth)
+            made = self.recording.births.get(i)
+            at = self._copied_at(made, task) if made is not None and not made.shares else None
+            if made is not None and at is not None:
+                forks[at].append(made)
             for gone in ends.pop(i, ()):
                 self._leave(gone, i)
 

@@ -113,9 +113,9 @@ class Recording:
             if child is not None and child not in self.born_of:
                 self._join(birth, child)
         for child in (task for lives in born.values() for task in lives if task not in self.born_of):
-            birth = self._unclaimed_birth(child)
-            if birth is not None:
-                self._join(birth, child)
+            unclaimed = self._unclaimed_birth(child)
+            if unclaimed is not None:
+                self._join(unclaimed, child)
         if paired:
             for birth in self.births.values():
                 birth.shares = birth.shares and not self._was_fork(birth)

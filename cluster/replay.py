@@ -49,6 +49,7 @@ from shmm.segment import FRAMES_PER_CPU, SLOTS_PER_CPU, Geometry, Segment, Segme
 SCHEMA = "shmm.replay/1"
 FLUSHES = ("nr_tlb_local_flush_one", "nr_tlb_local_flush_all", "nr_tlb_remote_flush", "nr_tlb_remote_flush_received")
 NOT_MAPPED = "not mapped in replay"
+BEYOND = "beyond the part of a huge file that is replayed"
 UNEXPLAINED = "unexplained"
 
 
@@ -134,8 +135,8 @@ def replay_all(
                     fault_around=args.fault_around,
                 )
                 runs.append(replay_once(config, job, recorded, translation, interrupted))
-        except Interrupted:
-            status = session.INTERRUPTED
+        except Interrupted:                 # a partial run has no result for every fault: it is not compared
+            error, status = f"interrupted after {len(runs)} of {len(args.scheme)} schemes", session.INTERRUPTED
         except ClusterError as failed:
             error, status = str(failed), session.VIOLATION
         except SegmentError as failed:
@@ -158,8 +159,9 @@ def about(name: str, recorded: trace.Trace, translation: Translation) -> dict[st
     """What the trace holds and what was made of it."""
     out = {
         "name": name, "events": len(recorded.events), "threads": recorded.threads, "faults": recorded.faults,
-        "tlb_flushes": recorded.flushes, "other_events": recorded.other, "unparsed": recorded.unparsed,
-        "inferred": {what: count for what, count in sorted(translation.counts.items()) if count}, "calls": len(translation.calls),
+        "tlb_flushes": recorded.flushes, "cpus": len(recorded.cpus), "calls": len(translation.calls),
+        "inferred": {what: count for what, count in sorted(translation.counts.items()) if count},
+        "other_events": recorded.other, "unparsed": recorded.unparsed,
     }
     if recorded.first_unparsed is not None:
         out["first_unparsed"] = recorded.first_unparsed
@@ -207,10 +209,10 @@ def compare(segment: Segment, translation: Translation) -> dict[str, Any]:
     taken = result_words(segment, translation.faults)
     missing, failed = Counter[str](), Counter[str]()
     for result, expected in zip(taken.tolist(), translation.expected, strict=True):
-        if result < 0:
-            failed["SIGBUS" if result == -CONSTANTS["SIGBUS"] else expected] += 1
-            if expected == FAULTS:
-                missing[NOT_MAPPED] += 1
+        if result < 0 and expected == FAULTS:       # its page was there when it was recorded
+            missing[BEYOND if result == -CONSTANTS["SIGBUS"] else NOT_MAPPED] += 1
+        elif result < 0:
+            failed[expected] += 1
         elif result == 0:
             missing[expected if expected in MISSING else UNEXPLAINED] += 1
     calls = result_words(segment, translation.calls)
@@ -230,7 +232,8 @@ def result_words(segment: Segment, places: list[Place]) -> NDArray[np.int64]:
         return np.zeros(0, np.int64)
     where = np.array(places, np.int64)
     first = segment.view("cpu")["program_first"].astype(np.int64)
-    return segment.view("result")[first[where[:, 0]] + where[:, 1]].copy()
+    words: NDArray[np.int64] = segment.view("result")[first[where[:, 0]] + where[:, 1]]
+    return words
 
 
 def refused(translation: Translation, calls: NDArray[np.int64]) -> int:
@@ -244,14 +247,22 @@ def refused(translation: Translation, calls: NDArray[np.int64]) -> int:
 
 def warnings(runs: list[dict[str, Any]], recorded: trace.Trace) -> list[str]:
     """What a reader must know."""
-    out = [] if not runs else ["events are replayed one at a time in recorded order: speculation never meets a concurrent "
-                               "writer, so no sequence count can abort it; seconds are no measure of a scheme"]
+    out = []
     if recorded.unparsed:
         out.append(f"{recorded.unparsed} lines are no event of perf script; the first is: {recorded.first_unparsed}")
-    refusals = max((run["failed_calls"] for run in runs), default=0)
+    if not runs:
+        return out
+    out.append("events are replayed one at a time in recorded order: speculation never meets a concurrent writer, so "
+               "no sequence count can abort it, and seconds are no measure of a scheme")
+    if 0 < len(recorded.cpus) < recorded.threads:
+        out.append(f"TLB flushes: the recorded threads shared {len(recorded.cpus)} CPUs, here each has one of its own, "
+                   "so that a flush which was local there may need other CPUs here")
+    refusals = max(run["failed_calls"] for run in runs)
     if refusals:
         out.append(f"{refusals} calls that had succeeded when recorded failed in the replay")
-    return out + [text for text in results.warnings(runs) if "time-shared" not in text]
+    if any(run["counters"]["faults_oom"] for run in runs):
+        out.append("the replay ran out of page frames: its need was underestimated, and some faults failed for that")
+    return out + [text for text in results.warnings(runs) if text.startswith("--")]
 
 
 def report(document: dict[str, Any], json_to: str | None) -> None:

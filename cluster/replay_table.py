@@ -54,5 +54,5 @@ def causes(run: dict[str, Any]) -> list[str]:
     """Why faults are missing, and which accesses were refused."""
     out = [f"{run['scheme']}: {count} missing: {cause}" for cause, count in run["missing_faults"].items()]
     for cause, count in run["failed_accesses"].items():
-        out.append(f"{run['scheme']}: {count} faults ended in a signal ({cause})")
+        out.append(f"{run['scheme']}: {count} faults end in a signal here as they did there ({cause})")
     return out

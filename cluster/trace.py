@@ -16,6 +16,8 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 FAULT = "page_fault_user"
 FLUSH = "tlb_flush"
@@ -46,7 +48,8 @@ class Event:
 
     name is "page_fault_user", "tlb_flush" or "enter" or "exit" of `call`.  args: of a fault address, instruction
     pointer and x86 error code; of an enter the call's arguments in the order of CALLS; of an exit the result,
-    signed; of a flush the reason's number (3: this CPU flushes its own mm), -1 if it is missing.  line counts from 1; time is in seconds."""
+    signed; of a flush the reason's number (3: this CPU flushes its own mm), -1 if it is missing.  line counts from
+    1; time is in seconds."""
 
     line: int
     comm: str
@@ -63,6 +66,7 @@ class Trace:
     """A parsed file.  other: well-formed events that do not concern memory; unparsed: lines that are no event."""
 
     events: list[Event] = field(default_factory=list)
+    cpus: set[str] = field(default_factory=set)     # numbers of the CPUs seen, if they were printed
     paired: bool = False                    # some line named a thread apart from its process
     other: int = 0
     unparsed: int = 0
@@ -70,14 +74,17 @@ class Trace:
 
     @property
     def faults(self) -> int:
+        """User page faults recorded."""
         return sum(event.name == FAULT for event in self.events)
 
     @property
     def flushes(self) -> int:
+        """TLB flushes recorded."""
         return sum(event.name == FLUSH for event in self.events)
 
     @property
     def threads(self) -> int:
+        """Threads that any event names."""
         return len({(event.pid, event.tid) for event in self.events})
 
 
@@ -95,6 +102,10 @@ REASON = re.compile(r"reason:.*\((\d+)\)")
 WORD = 1 << 64
 
 
+#: How to read an event: its name, its call, and what makes its fields' text into arguments (None: it cannot).
+Decoder = tuple[str, str, Callable[[str], tuple[int, ...] | None]]
+
+
 def signed(value: int) -> int:
     """A 64-bit result word as the C long it is."""
     value &= WORD - 1
@@ -102,6 +113,7 @@ def signed(value: int) -> int:
 
 
 def fault_args(fields: str) -> tuple[int, ...] | None:
+    """Address, instruction pointer and error code."""
     found = FAULT_FIELDS.match(fields)
     if found is None:
         return None
@@ -114,6 +126,7 @@ def fault_args(fields: str) -> tuple[int, ...] | None:
 
 
 def enter_args(call: str, fields: str) -> tuple[int, ...] | None:
+    """The call's arguments by name, as unsigned words."""
     names = CALLS[call]
     found = {name: value for name, value in FIELD.findall(fields)}
     out = []
@@ -134,11 +147,12 @@ def exit_args(fields: str) -> tuple[int, ...] | None:
 
 
 def flush_args(fields: str) -> tuple[int, ...]:
+    """The reason's number."""
     found = REASON.search(fields)
     return (int(found.group(1)) if found else -1,)
 
 
-def decoder(name: str) -> tuple[str, str, Callable[[str], tuple[int, ...] | None]] | None:
+def decoder(name: str) -> Decoder | None:
     """How to read an event of this name: (name, call, its fields' reader), or None if memory is not its matter."""
     if name == FAULT:
         return FAULT, "", fault_args
@@ -149,14 +163,14 @@ def decoder(name: str) -> tuple[str, str, Callable[[str], tuple[int, ...] | None
         if call != name and call in CALLS:
             if kind == "exit":
                 return kind, call, exit_args
-            return kind, call, lambda fields, call=call: enter_args(call, fields)
+            return kind, call, partial(enter_args, call)
     return None
 
 
 def parse(lines: Iterable[str]) -> Trace:
     """Reads a trace's lines.  Lines that are no event are counted and the first is kept."""
     trace = Trace()
-    decoders: dict[str, tuple | None] = {}
+    decoders: dict[str, Decoder | None] = {}
     append, match = trace.events.append, LINE.match
     for number, line in enumerate(lines, 1):
         found = match(line)
@@ -164,7 +178,7 @@ def parse(lines: Iterable[str]) -> Trace:
             if line.strip() and not line.lstrip().startswith("#"):
                 reject(trace, line)
             continue
-        comm, pid, tid, _cpu, time, name, opened, fields = found.groups()
+        comm, pid, tid, cpu, time, name, opened, fields = found.groups()
         if name not in decoders:
             decoders[name] = decoder(name)
         known = decoders[name]
@@ -175,27 +189,30 @@ def parse(lines: Iterable[str]) -> Trace:
         if args is None:
             reject(trace, line)
             continue
+        trace.cpus.add(cpu)
         trace.paired = trace.paired or tid is not None
         append(Event(number, comm, int(pid), int(tid or pid), float(time or 0), known[0], known[1], args))
+    trace.cpus.discard(None)
     return trace
 
 
 def reject(trace: Trace, line: str) -> None:
+    """Counts a line that is no event."""
     trace.unparsed += 1
     if trace.first_unparsed is None:
         text = line.strip()
         trace.first_unparsed = text if len(text) <= 160 else text[:157] + "..."
 
 
-def read(path: str | os.PathLike) -> Trace:
+def read(path: str | os.PathLike[str]) -> Trace:
     """Reads a trace file, plain or xz-compressed (told by its first bytes, not its name).
 
     Raises TraceError (one line) if it cannot be read or holds no memory event."""
     try:
         with open(path, "rb") as file:
             compressed = file.read(6) == b"\xfd7zXZ\0"
-        opened = lzma.open(path, "rt", errors="replace") if compressed else open(path, errors="replace")
-        with opened as text:
+        opener: Callable[..., Any] = lzma.open if compressed else open
+        with opener(path, "rt", errors="replace") as text:
             trace = parse(text)
     except (lzma.LZMAError, EOFError) as error:
         raise TraceError(f"{path}: damaged or truncated xz file ({error}); fetch or record it again") from None

@@ -96,7 +96,7 @@ def test_a_section_that_began_anew_is_another_section(rooms, pair):
 
 @pytest.mark.parametrize("pages, asked", [(1, 1 << 2), (33, 33 << 2), (34, 0)])
 def test_long_ranges_are_asked_for_as_a_whole(rooms, pair, pages, asked):
-    segment, a, b = pair
+    segment, a, _ = pair
     rooms.shoot_now(a, 0x5000, 0x5000 + (pages << 12))
     assert segment.view("cpu")["ipi_req"][1] == 1 << 63 | 1 << 48 | 5 << 12 | asked
     assert counter(segment, "nr_tlb_remote_flush") == 1

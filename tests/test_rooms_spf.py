@@ -8,7 +8,19 @@ import errno
 import pytest
 from rooms.crew import counter
 from rooms.world import (
-    ANON_FIXED, ARENA, DONTNEED, LOADS, PAGE, PAGES, POLICIES, READ, RMW, RW, STORES, World, world_of,
+    ANON_FIXED,
+    ARENA,
+    DONTNEED,
+    LOADS,
+    PAGE,
+    PAGES,
+    POLICIES,
+    READ,
+    RMW,
+    RW,
+    STORES,
+    World,
+    world_of,
 )
 
 from shmm.layout import COUNTERS

@@ -34,7 +34,7 @@ class Arena:
     def insert(self, start: int, end: int) -> None:
         """Puts a VMA there, unless something is in the way."""
         at = bisect.bisect(self.areas, (start,))
-        if at and self.areas[at - 1][1] > start or at < len(self.areas) and self.areas[at][0] < end:
+        if any(low < end and high > start for low, high, _ in self.areas[max(0, at - 1) : at + 1]):
             return
         self.areas.insert(at, (start, end, self.do("insert", start, end)))
         assert self.areas[at][2]

@@ -5,7 +5,7 @@ frame_t.next).  Each CPU has two lists: one waiting for a grace period whose num
 wait for the next.  Owner only, no lock.
 
 Back-pressure: a CPU that defers faster than grace periods end drives one itself, expedited, when its lists pass
-RCU_HIGH entries or free memory falls below 1/16; the kernel's answer is the same in spirit (qhimark, OOM)."""
+RCU_HIGH entries, or free frames or VMA slots fall below 1/16; the kernel's answer is the same in spirit (qhimark, OOM)."""
 
 from shmm.arch.arch cimport get32, get64, ld64_relaxed, p32, put32, put64, u32
 from shmm.layout cimport SHMM_C_rcu_backpressure, SHMM_C_rcu_callbacks, vcpu_t
@@ -82,7 +82,8 @@ cdef inline void rcu_barrier(vcpu_t *c) noexcept nogil:
 
 cdef inline void rcu_relieve(vcpu_t *c) noexcept nogil:
     """Memory is short or the lists are long.  The caller is in a system call and holds no spinlock."""
-    cdef bint short = ld64_relaxed(&c.g.zone.free) < c.g.nframe >> 4          # a hint: no lock
+    cdef bint short = (ld64_relaxed(&c.g.zone.free) < c.g.nframe >> 4
+                       or ld64_relaxed(&c.g.vma_pool.free) < c.g.nvma >> 4)     # hints: no lock
     if get32(&c.me.rcu_next_count) + get32(&c.me.rcu_wait_count) > (64 if short else RCU_HIGH):
         count_vm_event(c, SHMM_C_rcu_backpressure)
         rcu_barrier(c)

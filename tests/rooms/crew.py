@@ -10,20 +10,27 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from shmm.layout import COUNTERS
-from shmm.segment import Geometry, Segment
+from shmm.segment import Geometry, Segment, SegmentError
 
 PATIENCE = 20.0         # seconds that a crew may take, exercisers' own deadlines included: then something hangs
 PR_SET_PDEATHSIG = 1
 
 
-def machine(cpus: int = 8, **policy: Any) -> Segment:
+@contextmanager
+def machine(cpus: int = 8, **policy: Any) -> Iterator[Segment]:
     """A segment for a test of rooms."""
     geometry = Geometry.for_run(cpus=cpus, pages=4096, mms=8, vmas=8192)
-    return Segment.create(geometry, **{"shared_core": 1, "paranoid": 1, **policy})
+    segment = Segment.create(geometry, **{"shared_core": 1, "paranoid": 1, **policy})
+    try:
+        yield segment
+    finally:
+        with suppress(SegmentError):    # the traceback of a failed test holds views of it
+            segment.close()
 
 
 def after(seconds: float) -> int:

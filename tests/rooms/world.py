@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from rooms.crew import counter
 
-from shmm.segment import Geometry, Segment
+from shmm.segment import Geometry, Segment, SegmentError
 
 PAGE, RW, READ, NONE, ANON_FIXED, DONTNEED = 4096, 3, 1, 0, 0x32, 4
 ARENA = 0x2000_0000_0000
@@ -41,6 +41,7 @@ class World:
             self.a.touch(ARENA, PAGES * PAGE)
             assert self.a.fork(2) == 0
             assert self.a.touch(ARENA, PAGES * PAGE, False) == self.b.touch(ARENA, PAGES * PAGE, False) == 0
+        # all state is in the segment
         whole = (ctypes.c_ubyte * self.segment.size).from_address(self.segment.address)
         self.bytes = np.frombuffer(whole, np.uint8)
         self.image = self.bytes.copy()
@@ -109,5 +110,8 @@ class World:
 @contextmanager
 def world_of(count, policy: str, pages: str = "fresh") -> Iterator[World]:
     world = World(count, policy, pages)
-    yield world
-    world.segment.close()
+    try:
+        yield world
+    finally:
+        with suppress(SegmentError):    # the traceback of a failed test holds views of it
+            world.segment.close()
