@@ -72,11 +72,13 @@ class Presence:
     # ---- mappings ------------------------------------------------------------------------------------------
 
     def map(self, start: int, end: int, mapping: Mapping) -> None:
+        """Puts the mapping at [start, end); its pages are absent."""
         self.zap(start, end)
         self.maps.set(start, end, mapping)
         self.most_maps = max(self.most_maps, len(self.maps))
 
     def unmap(self, start: int, end: int) -> None:
+        """Takes away whatever is at [start, end)."""
         self.zap(start, end)
         self.maps.clear(start, end)
         self.most_maps = max(self.most_maps, len(self.maps))
@@ -87,6 +89,7 @@ class Presence:
             self.own -= self.present.pop(page) >> 1 & 1
 
     def protect(self, start: int, end: int, prot: int) -> None:
+        """mprotect: a private page that nobody shares becomes writable at once, others with their next fault."""
         self.maps.update(start, end, lambda mapping: replace(mapping, prot=prot))
         self.most_maps = max(self.most_maps, len(self.maps))
         for page in self._pages(start, end):

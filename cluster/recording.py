@@ -30,14 +30,17 @@ class Task:
 
     @property
     def leader(self) -> bool:
+        """Whether it is its process's first thread."""
         return self.pid == self.tid
 
     @property
     def first(self) -> int:
+        """Index of its first event."""
         return self.indices[0]
 
     @property
     def last(self) -> int:
+        """Index of its last event."""
         return self.indices[-1]
 
 

@@ -60,6 +60,7 @@ class ReplayConfig(Config):
     fault_around: int = 16
 
     def segment_policy(self, shared_core: bool) -> dict[str, str | int | bool]:
+        """A run's policies and fault-around."""
         return super().segment_policy(shared_core) | {"fault_around": self.fault_around}
 
 
@@ -70,9 +71,11 @@ class ReplayJob(Job):
     room: Geometry | None = None
 
     def geometry(self) -> Geometry:
+        """What the model found necessary."""
         return self.room or super().geometry()
 
     def places_itself(self, cpu: int) -> bool:
+        """Yes: also where a program begins by waiting for its turn."""
         return True
 
 
@@ -152,6 +155,8 @@ def replay_all(
     }
     if error is not None:
         document["error"] = error
+    if status == session.INTERRUPTED:
+        document["interrupted"] = True
     return document, status
 
 

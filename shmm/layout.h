@@ -132,7 +132,7 @@ typedef struct {
 /* mm/percpu_rwsem.pxd.  Readers count in cpu_t.percpu_readers[index]. */
 typedef struct {
 	a32 block;                                 /* a writer wants it or has it */
-	a32 writer;                                /* spinlock among writers: cpu + 1 */
+	a32 writer;                                /* who writes: cpu + 1; the others sleep */
 	a32 slow;                                  /* readers must use a full barrier (rcu_sync not idle) */
 	uint32_t index;
 } percpu_rwsem_t;

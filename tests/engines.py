@@ -70,10 +70,9 @@ def start_build(name: str, cache: Path) -> tuple[Path, subprocess.Popen[bytes]]:
 
 
 def finish_build(name: str, folder: Path, process: subprocess.Popen[bytes], place: Path) -> None:
-    """Waits for a build and puts it in its place.  Raises RuntimeError with the log's end if it failed."""
-    failed = process.wait()
+    """Puts an ended build in its place.  Raises RuntimeError with the log's end if it failed."""
     log = (folder / "log").read_text()
-    if failed or "performance hint" in log:             # a hint: somewhere nogil code would take the GIL
+    if process.returncode or "performance hint" in log:             # a hint: somewhere nogil code would take the GIL
         raise RuntimeError(f"cannot build {name}, see {folder}: {log[-2000:]}")
     for old in sorted(place.parent.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime)[:-4]:
         shutil.rmtree(old, ignore_errors=True)
@@ -83,14 +82,14 @@ def finish_build(name: str, folder: Path, process: subprocess.Popen[bytes], plac
         shutil.rmtree(folder)
 
 
-def build_missing(cache: Path) -> str:
-    """Builds what the cache does not hold, side by side; returns the fingerprint of what it now holds."""
-    tag = fingerprint()
+def build_missing(cache: Path, tag: str) -> None:
+    """Builds what the cache does not hold of the fingerprint, side by side."""
     missing = [name for name in HEADERS if not (cache / f"{name}-{tag}").exists()]
     started = [(name, *start_build(name, cache)) for name in missing]
+    for _, _, process in started:
+        process.wait()
     for name, folder, process in started:
         finish_build(name, folder, process, cache / f"{name}-{tag}")
-    return tag
 
 
 def load(name: str, folder: Path) -> ModuleType:
@@ -104,12 +103,18 @@ def load(name: str, folder: Path) -> ModuleType:
 
 
 class Engines:
-    """What a session has built."""
+    """What a session has built, or why it could not."""
 
     def __init__(self, cache: Path) -> None:
-        self.cache, self.tag = cache, build_missing(cache)
+        self.cache, self.tag, self.failure = cache, fingerprint(), ""
+        try:
+            build_missing(cache, self.tag)
+        except RuntimeError as error:
+            self.failure = str(error)
 
     def __getitem__(self, name: str) -> ModuleType:
+        if self.failure:
+            pytest.fail(self.failure, pytrace=False)
         return load(name, self.cache / f"{name}-{self.tag}")
 
 

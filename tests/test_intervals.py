@@ -1,5 +1,7 @@
 """The map from stretches of addresses to values, against a dictionary of single addresses."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +28,7 @@ def test_behaves_like_a_dictionary(steps):
         stretches = list(map_)
         assert {at: v for low, high, v in stretches for at in range(low, high)} == model
         assert all(low < high for low, high, _ in stretches)
-        assert all(a[1] < b[0] or (a[1] == b[0] and a[2] != b[2]) for a, b in zip(stretches, stretches[1:], strict=False))
+        assert all(a[1] < b[0] or (a[1] == b[0] and a[2] != b[2]) for a, b in pairwise(stretches))
         assert [at for low, high in map_.gaps(start, end) for at in range(low, high)] == [
             at for at in range(start, end) if at not in model]
         assert {at for low, high, _ in map_.overlapping(start, end) for at in range(low, high)} == {

@@ -1,7 +1,7 @@
 """Frames: none is given to two, none is lost, wherever they are."""
 
 import pytest
-from rooms.crew import after, counter, crew, machine
+from rooms.crew import counter, crew, machine, nanoseconds
 
 pytest_plugins = ("engines",)
 
@@ -64,8 +64,8 @@ def test_racing_cpus_share_no_frame_and_lose_none(rooms, segment, spare):
     all_of_them, hoard = free_frames(segment), []
     if spare is not None:
         hoard = [rooms.take(rooms.Cpu(segment.address, 7)) for _ in range(all_of_them - spare)]
-    until = after(0.5)
-    ends = crew(*(lambda n=n: rooms.frame_storm(rooms.Cpu(segment.address, n), 4, until, n + 1) for n in range(4)))
+    ns = nanoseconds(0.5)
+    ends = crew(*(lambda n=n: rooms.frame_storm(rooms.Cpu(segment.address, n), 4, ns, n + 1) for n in range(4)))
     taken, shared, out = map(sum, zip(*ends, strict=True))
     assert shared == 0
     assert taken == counter(segment, "pgalloc") - len(hoard) == counter(segment, "pgfree") > 0

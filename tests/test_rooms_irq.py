@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from rooms.crew import after, counter, crew, machine
+from rooms.crew import counter, crew, machine, nanoseconds
 
 pytest_plugins = ("engines",)
 
@@ -118,10 +118,10 @@ def test_only_cpus_that_have_run_the_mm_are_asked(rooms, pair):
 def test_a_shootdown_waits_for_interrupts_that_are_off_and_for_nothing_else(rooms, ipi, state):
     with machine(ipi=ipi) as segment:
         mm_for(rooms, segment)
-        until = after(10)
+        ns = nanoseconds(10)
         _, (held, over) = crew(
-            lambda: rooms.hold(running(rooms, segment, 0), 2, until, state),
-            lambda: rooms.shoot(running(rooms, segment, 1), 2, until),
+            lambda: rooms.hold(running(rooms, segment, 0), 2, ns, state),
+            lambda: rooms.shoot(running(rooms, segment, 1), 2, ns),
         )
         assert held
         assert over == (state in OFF)
@@ -135,10 +135,10 @@ def test_a_shootdown_waits_for_interrupts_that_are_off_and_for_nothing_else(room
 def test_G1_no_translation_is_used_after_its_shootdown(rooms, ipi, how, pages):
     with machine(ipi=ipi) as segment:
         mm_for(rooms, segment)
-        until = after(0.3)
+        ns = nanoseconds(0.3)
         changed, *ends = crew(
-            lambda: rooms.tlb_changer(running(rooms, segment, 0), 3, until, 0, pages),
-            *(lambda n=n: rooms.tlb_users(running(rooms, segment, n), 3, until, 1, HOW[how]) for n in (1, 2)),
+            lambda: rooms.tlb_changer(running(rooms, segment, 0), 3, ns, 0, pages),
+            *(lambda n=n: rooms.tlb_users(running(rooms, segment, n), 3, ns, 1, HOW[how]) for n in (1, 2)),
         )
         assert sum(stale for _, stale in ends) == 0
         assert changed > 0 and min(uses for uses, _ in ends) > 0
@@ -149,10 +149,10 @@ def test_G1_no_translation_is_used_after_its_shootdown(rooms, ipi, how, pages):
 def test_G1_with_several_senders(rooms, ipi):
     with machine(ipi=ipi) as segment:
         mm_for(rooms, segment)
-        until = after(0.5)
+        ns = nanoseconds(0.5)
         *changed, one, other = crew(
-            *(lambda n=n: rooms.tlb_changer(running(rooms, segment, n), 4, until, n, 1) for n in (0, 1)),
-            *(lambda n=n: rooms.tlb_users(running(rooms, segment, n), 4, until, 2, 0) for n in (2, 3)),
+            *(lambda n=n: rooms.tlb_changer(running(rooms, segment, n), 4, ns, n, 1) for n in (0, 1)),
+            *(lambda n=n: rooms.tlb_users(running(rooms, segment, n), 4, ns, 2, 0) for n in (2, 3)),
         )
         assert one[1] + other[1] == 0
         assert min(changed) > 0

@@ -1,7 +1,7 @@
 """The locks, by processes that race: spinlock, seqcount, rwsem, percpu_rwsem."""
 
 import pytest
-from rooms.crew import after, counter, crew, machine
+from rooms.crew import counter, crew, machine, nanoseconds
 
 pytest_plugins = ("engines",)
 
@@ -25,8 +25,8 @@ def lock_is_free(segment) -> bool:
 
 @pytest.mark.parametrize("parties", [2, 5])
 def test_a_spinlock_lets_one_in_at_a_time(rooms, segment, parties):
-    until = after(0.4)
-    ends = crew(*(lambda n=n: rooms.spin(rooms.Cpu(segment.address, n), parties, until) for n in range(parties)))
+    ns = nanoseconds(0.4)
+    ends = crew(*(lambda n=n: rooms.spin(rooms.Cpu(segment.address, n), parties, ns) for n in range(parties)))
     total, broken = map(sum, zip(*ends, strict=True))
     assert broken == 0
     assert rooms.peek(rooms.Cpu(segment.address, 0), TOTAL) == total > 0
@@ -36,9 +36,9 @@ def test_a_spinlock_lets_one_in_at_a_time(rooms, segment, parties):
 
 
 def test_A_B_what_the_sequence_count_validates_is_not_torn(rooms, segment):
-    until = after(0.5)
-    _, *ends = crew(lambda: rooms.seq_write(rooms.Cpu(segment.address, 0), 3, until),
-                    *(lambda n=n: rooms.seq_read(rooms.Cpu(segment.address, n), 3, until) for n in (1, 2)))
+    ns = nanoseconds(0.5)
+    _, *ends = crew(lambda: rooms.seq_write(rooms.Cpu(segment.address, 0), 3, ns),
+                    *(lambda n=n: rooms.seq_read(rooms.Cpu(segment.address, n), 3, ns) for n in (1, 2)))
     valid, torn, told = map(sum, zip(*ends, strict=True))
     assert torn == 0
     assert valid > 0
@@ -50,8 +50,8 @@ def test_A_B_what_the_sequence_count_validates_is_not_torn(rooms, segment):
 
 @pytest.mark.parametrize("parties", [2, 8])
 def test_readers_share_and_writers_exclude(rooms, segment, parties):
-    until = after(0.8)
-    ends = crew(*(lambda n=n: rooms.rwsem_mix(rooms.Cpu(segment.address, n), parties, until, n + 1)
+    ns = nanoseconds(0.8)
+    ends = crew(*(lambda n=n: rooms.rwsem_mix(rooms.Cpu(segment.address, n), parties, ns, n + 1)
                   for n in range(parties)))
     sums = {what: sum(end[what] for end in ends) for what in ends[0]}
     assert sums.pop("broken") == 0
@@ -75,11 +75,11 @@ def test_who_may_come_in(rooms, segment):
 
 
 def test_a_writer_gets_in_under_a_constant_stream_of_readers(rooms, segment):
-    times, until = 5, after(LONG)
+    times, ns = 5, nanoseconds(LONG)
     written, *read = crew(
-        lambda: rooms.rwsem_write(rooms.Cpu(segment.address, 0), 3, until, times),
-        lambda: rooms.rwsem_stream(rooms.Cpu(segment.address, 1), 3, until, 2),
-        lambda: rooms.rwsem_stream(rooms.Cpu(segment.address, 2), 3, until, 1),
+        lambda: rooms.rwsem_write(rooms.Cpu(segment.address, 0), 3, ns, times),
+        lambda: rooms.rwsem_stream(rooms.Cpu(segment.address, 1), 3, ns, 2),
+        lambda: rooms.rwsem_stream(rooms.Cpu(segment.address, 2), 3, ns, 1),
     )
     assert written == times and min(read) > 0
     assert counter(segment, "rwsem_handoff") > 0
@@ -87,10 +87,10 @@ def test_a_writer_gets_in_under_a_constant_stream_of_readers(rooms, segment):
 
 
 def test_a_reader_gets_in_under_a_constant_stream_of_writers(rooms, segment):
-    times, until = 200, after(LONG)
+    times, ns = 200, nanoseconds(LONG)
     read, *_ = crew(
-        lambda: rooms.rwsem_read(rooms.Cpu(segment.address, 0), 4, until, times),
-        *(lambda n=n: rooms.rwsem_write(rooms.Cpu(segment.address, n), 4, until, 0) for n in (1, 2, 3)),
+        lambda: rooms.rwsem_read(rooms.Cpu(segment.address, 0), 4, ns, times),
+        *(lambda n=n: rooms.rwsem_write(rooms.Cpu(segment.address, n), 4, ns, 0) for n in (1, 2, 3)),
     )
     assert read == times
     assert lock_is_free(segment)
@@ -115,10 +115,10 @@ def test_readers_of_the_percpu_rwsem_only_try(rooms, segment):
 
 @pytest.mark.parametrize("writers", [1, 2])
 def test_E_a_writer_of_the_percpu_rwsem_excludes_readers(rooms, segment, writers):
-    until, parties = after(0.6), writers + 3
+    ns, parties = nanoseconds(0.6), writers + 3
     ends = crew(
-        *(lambda n=n: rooms.percpu_write(rooms.Cpu(segment.address, n), parties, until) for n in range(writers)),
-        *(lambda n=n: rooms.percpu_read(rooms.Cpu(segment.address, n), parties, until)
+        *(lambda n=n: rooms.percpu_write(rooms.Cpu(segment.address, n), parties, ns) for n in range(writers)),
+        *(lambda n=n: rooms.percpu_read(rooms.Cpu(segment.address, n), parties, ns)
           for n in range(writers, parties)),
     )
     assert sum(broken for _, broken, *_ in ends) == 0

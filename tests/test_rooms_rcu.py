@@ -1,7 +1,7 @@
 """Grace periods and what waits for them."""
 
 import pytest
-from rooms.crew import after, counter, crew, machine
+from rooms.crew import counter, crew, machine, nanoseconds
 
 pytest_plugins = ("engines",)
 
@@ -32,10 +32,10 @@ def waiting(segment, cpu: int = 0) -> tuple[int, int]:
 @pytest.mark.parametrize("expedited", [False, True], ids=["normal", "expedited"])
 @pytest.mark.parametrize("how", HOW)
 def test_D_no_reader_sees_what_was_freed_after_a_grace_period(rooms, segment, how, expedited):
-    until = after(0.3)
+    ns = nanoseconds(0.3)
     replaced, *ends = crew(
-        lambda: rooms.rcu_writer(rooms.Cpu(segment.address, 0), 4, until, expedited),
-        *(lambda n=n: rooms.rcu_readers(rooms.Cpu(segment.address, n), 4, until, HOW[how]) for n in (1, 2, 3)),
+        lambda: rooms.rcu_writer(rooms.Cpu(segment.address, 0), 4, ns, expedited),
+        *(lambda n=n: rooms.rcu_readers(rooms.Cpu(segment.address, n), 4, ns, HOW[how]) for n in (1, 2, 3)),
     )
     assert sum(poisoned for _, poisoned in ends) == 0
     assert replaced > 0 and min(sections for sections, _ in ends) > 0

@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from rooms.crew import after, crew, machine
+from rooms.crew import crew, machine, nanoseconds
 
 pytest_plugins = ("engines",)
 
@@ -107,10 +107,10 @@ def test_no_hole_is_found_where_there_is_none(rooms, segment):
 def test_T1_T2_T3_searches_without_a_lock(rooms, segment):
     """They end, and lead to a VMA that nobody reuses meanwhile; the sequence count tells the right from the wrong."""
     segment.view("mm")["users"][1] = 2                  # so that VMAs are freed by RCU
-    until = after(1.0)
+    ns = nanoseconds(1.0)
     changed, *ends = crew(
-        lambda: rooms.tree_storm(rooms.Cpu(segment.address, 0), 3, until, 1),
-        *(lambda n=n: rooms.tree_descend(rooms.Cpu(segment.address, n), 3, until, n) for n in (1, 2)),
+        lambda: rooms.tree_storm(rooms.Cpu(segment.address, 0), 3, ns, 1),
+        *(lambda n=n: rooms.tree_descend(rooms.Cpu(segment.address, n), 3, ns, n) for n in (1, 2)),
     )
     searches, outside, reused, wrong, valid = map(sum, zip(*ends, strict=True))
     assert (outside, reused, wrong) == (0, 0, 0)

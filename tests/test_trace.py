@@ -77,7 +77,7 @@ def test_one_number_is_both_process_and_thread():
 
 
 def test_calls_without_optional_fields():
-    event = only("a 1/1 [000] 1.0: syscalls:sys_enter_mremap: addr: 0x1000, old_len: 0x1000, new_len: 0x2000, flags: 0x1")
+    event = only("a 1/1 1.0: syscalls:sys_enter_mremap: addr: 0x1000, old_len: 0x1000, new_len: 0x2000, flags: 0x1")
     assert event.args == (0x1000, 0x1000, 0x2000, 1, 0)
 
 

@@ -5,7 +5,8 @@ frame_t.next).  Each CPU has two lists: one waiting for a grace period whose num
 wait for the next.  Owner only, no lock.
 
 Back-pressure: a CPU that defers faster than grace periods end drives one itself, expedited, when its lists pass
-RCU_HIGH entries, or free frames or VMA slots fall below 1/16; the kernel's answer is the same in spirit (qhimark, OOM)."""
+RCU_HIGH entries, or free frames or VMA slots fall below 1/16; the kernel's answer is the same in spirit (qhimark,
+OOM)."""
 
 from shmm.arch.arch cimport get32, get64, ld64_relaxed, p32, put32, put64, u32
 from shmm.layout cimport SHMM_C_rcu_backpressure, SHMM_C_rcu_callbacks, vcpu_t

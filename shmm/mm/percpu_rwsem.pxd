@@ -14,10 +14,12 @@ write.  Sources: kernel/locking/percpu-rwsem.c and rcu_sync, in our own words.""
 
 from shmm.arch.arch cimport (
     cpu_relax, fetch_add32_relaxed, ld32_acquire, ld32_relaxed, smp_mb, st32_relaxed, st32_release, u32,
+    u64, yield_core,
 )
 from shmm.layout cimport percpu_rwsem_t, vcpu_t
+from shmm.mm.irq cimport sleep_begin, sleep_end
 from shmm.mm.rcu cimport synchronize_rcu
-from shmm.mm.spinlock cimport spin_lock, spin_unlock
+from shmm.mm.spinlock cimport spin_trylock, spin_unlock
 
 
 cdef inline void percpu_up_read(vcpu_t *c, percpu_rwsem_t *sem) noexcept nogil:
@@ -45,10 +47,20 @@ cdef inline bint percpu_readers_gone(vcpu_t *c, percpu_rwsem_t *sem) noexcept no
     return sum == 0
 
 
+cdef inline void percpu_lock_writers(vcpu_t *c, percpu_rwsem_t *sem) noexcept nogil:
+    """One writer at a time.  Whoever waits is asleep, hence quiescent: the holder waits for grace periods, and would
+    wait for ever for a CPU that spun here in the kernel."""
+    cdef u64 mode
+    while not spin_trylock(c, &sem.writer):
+        mode = sleep_begin(c)
+        yield_core()
+        sleep_end(c, mode)
+
+
 cdef inline void percpu_down_write(vcpu_t *c, percpu_rwsem_t *sem) noexcept nogil:
     """Sleeps.  On return no reader is inside and none can enter."""
     cdef u32 turn = 0
-    spin_lock(c, &sem.writer)
+    percpu_lock_writers(c, sem)
     st32_relaxed(&sem.slow, 1)
     synchronize_rcu(c)          # from here on every reader sees slow, and who did not is visible in the sum
     st32_relaxed(&sem.block, 1)

@@ -51,14 +51,15 @@ cdef inline u64 look_at(vcpu_t *c, u64 object, u32 turns) noexcept nogil:
     return bad
 
 
-def rcu_readers(Cpu cpu, u32 parties, u64 until, u32 how):
+def rcu_readers(Cpu cpu, u32 parties, u64 ns, u32 how):
     """Reads the current object in RCU sections of one kind: (sections, looks at poison)."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef u64 done = 0
     cdef u64 bad = 0
     with nogil:
-        gate(c, parties, until)
-        while now_ns() < until:
+        until = gate(c, parties, ns)
+        while done == 0 or now_ns() < until:
             enter(c, how)
             bad += look_at(c, ld64_acquire(word(c, CURRENT)), 20)
             leave(c, how)
@@ -66,14 +67,15 @@ def rcu_readers(Cpu cpu, u32 parties, u64 until, u32 how):
     return done, bad
 
 
-def rcu_writer(Cpu cpu, u32 parties, u64 until, bint expedited):
+def rcu_writer(Cpu cpu, u32 parties, u64 ns, bint expedited):
     """Replaces the current object, waits for a grace period, poisons the old one: how often."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef u64 done = 0
     cdef u64 old
     with nogil:
-        gate(c, parties, until)
-        while now_ns() < until:
+        until = gate(c, parties, ns)
+        while done == 0 or now_ns() < until:
             old = ld64_relaxed(word(c, CURRENT))
             done += 1
             st64_relaxed(word(c, OBJECTS + <u32> (done % NOBJECTS)), done << 16)

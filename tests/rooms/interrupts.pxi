@@ -49,15 +49,16 @@ cdef inline u64 use_translation(vcpu_t *c, u64 slot) noexcept nogil:
     return look_at(c, pte >> 12, 10)
 
 
-def tlb_users(Cpu cpu, u32 parties, u64 until, u32 slots, u32 how):
+def tlb_users(Cpu cpu, u32 parties, u64 ns, u32 slots, u32 how):
     """Uses the translations of all slots in turn: (uses, looks at poison)."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef u64 done = 0
     cdef u64 bad = 0
     cpu.wake()
     with nogil:
-        gate(c, parties, until)
-        while now_ns() < until:
+        until = gate(c, parties, ns)
+        while done == 0 or now_ns() < until:
             begin_use(c, how)
             bad += use_translation(c, done % slots)
             end_use(c, how)
@@ -66,9 +67,10 @@ def tlb_users(Cpu cpu, u32 parties, u64 until, u32 slots, u32 how):
     return done, bad
 
 
-def tlb_changer(Cpu cpu, u32 parties, u64 until, u32 slot, u64 pages):
+def tlb_changer(Cpu cpu, u32 parties, u64 ns, u32 slot, u64 pages):
     """Changes the slot's entry, shoots `pages` translations down, poisons the object: how often."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef u32 base = slot * 32                   # this slot's objects, 1 to 31: 0 is no translation
     cdef u64 start = (FIRST_PAGE + 64 * slot) << 12
     cdef u64 done = 0
@@ -78,8 +80,8 @@ def tlb_changer(Cpu cpu, u32 parties, u64 until, u32 slot, u64 pages):
         old = base + 1
         st64_relaxed(word(c, OBJECTS + old), 1)
         st64_release(word(c, ENTRIES + slot), (<u64> old) << 12 | 1)
-        gate(c, parties, until)
-        while now_ns() < until:
+        until = gate(c, parties, ns)
+        while done == 0 or now_ns() < until:
             done += 1
             new = base + 1 + <u32> (done % 31)
             st64_relaxed(word(c, OBJECTS + new), done << 16)
@@ -93,13 +95,14 @@ def tlb_changer(Cpu cpu, u32 parties, u64 until, u32 slot, u64 pages):
     return done
 
 
-def hold(Cpu cpu, u32 parties, u64 until, str state):
+def hold(Cpu cpu, u32 parties, u64 ns, str state):
     """Takes a state (see mode) and keeps it: with interrupts off, for 2 ms after a shootdown has begun; else, until
     it has returned."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef bint off = state in ("off", "insn", "nested")
     cpu.wake()
-    gate(c, parties, until)
+    until = gate(c, parties, ns)
     if state == "nested":
         irq_disable(c)
         irq_disable(c)
@@ -123,14 +126,15 @@ def hold(Cpu cpu, u32 parties, u64 until, str state):
     cpu.rest(0)
 
 
-def shoot(Cpu cpu, u32 parties, u64 until):
+def shoot(Cpu cpu, u32 parties, u64 ns):
     """One shootdown of mm while another CPU holds a state: (it was held, it was over on return)."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef bint held
     cdef u64 over
     cpu.wake()
     with nogil:
-        gate(c, parties, until)
+        until = gate(c, parties, ns)
         held = wait_for(word(c, HELD), 1, until)
         kernel_enter(c)
         st64_release(word(c, POSTED), 1)

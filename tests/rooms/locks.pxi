@@ -51,15 +51,16 @@ cdef inline u64 read_both(vcpu_t *c, u32 turns) noexcept nogil:
     return bad
 
 
-def spin(Cpu cpu, u32 parties, u64 until):
+def spin(Cpu cpu, u32 parties, u64 ns):
     """Sections under the spinlock: (how many, how many not exclusive)."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef a32 *lock = &c.mms[1].page_table_lock
     cdef u64 done = 0
     cdef u64 bad = 0
     with nogil:
-        gate(c, parties, until)
-        while now_ns() < until:
+        until = gate(c, parties, ns)
+        while done == 0 or now_ns() < until:
             if done & 1 and spin_trylock(c, lock) or not done & 1:
                 if not done & 1:
                     spin_lock(c, lock)
@@ -69,13 +70,14 @@ def spin(Cpu cpu, u32 parties, u64 until):
     return done, bad
 
 
-def seq_write(Cpu cpu, u32 parties, u64 until):
+def seq_write(Cpu cpu, u32 parties, u64 ns):
     """The one writer: how many sections."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef u64 done = 0
     with nogil:
-        gate(c, parties, until)
-        while now_ns() < until:
+        until = gate(c, parties, ns)
+        while done == 0 or now_ns() < until:
             mmap_seq_write_begin(&c.mms[1])
             write_both(c)
             mmap_seq_write_end(&c.mms[1])
@@ -84,16 +86,17 @@ def seq_write(Cpu cpu, u32 parties, u64 until):
     return done
 
 
-def seq_read(Cpu cpu, u32 parties, u64 until):
+def seq_read(Cpu cpu, u32 parties, u64 ns):
     """(valid sections, torn ones among them, torn ones that the count told of)."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef u64 valid = 0
     cdef u64 torn = 0
     cdef u64 told = 0
     cdef u64 seq, left, right
     with nogil:
-        gate(c, parties, until)
-        while now_ns() < until:
+        until = gate(c, parties, ns)
+        while valid == 0 or now_ns() < until:
             seq = mmap_seq_read_start(&c.mms[1])
             left = ld64_relaxed(word(c, LEFT))
             dwell(1)
@@ -106,19 +109,22 @@ def seq_read(Cpu cpu, u32 parties, u64 until):
     return valid, torn, told
 
 
-def rwsem_mix(Cpu cpu, u32 parties, u64 until, u64 seed):
+def rwsem_mix(Cpu cpu, u32 parties, u64 ns, u64 seed):
     """Random uses of the rwsem: {what: how often}; broken: sections that were not what they should be."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef rwsem_t *sem = &c.mms[1].mmap_lock
     cdef u64 n[4]
+    cdef u64 done = 0
     cdef u64 broken = 0
     cdef u64 dice
     memset(n, 0, sizeof(n))
     put64(&c.me.rng, seed)
     with nogil:
         kernel_enter(c)
-        gate(c, parties, until)
-        while now_ns() < until:
+        until = gate(c, parties, ns)
+        while done == 0 or now_ns() < until:
+            done += 1
             dice = next_random(c) & 7
             if dice == 0:
                 down_write(c, sem)
@@ -146,16 +152,17 @@ def rwsem_mix(Cpu cpu, u32 parties, u64 until, u64 seed):
     return {"write": n[0], "downgrade": n[1], "trylock": n[2], "read": n[3], "broken": broken}
 
 
-def rwsem_stream(Cpu cpu, u32 parties, u64 until, u32 other):
+def rwsem_stream(Cpu cpu, u32 parties, u64 ns, u32 other):
     """Reads without end, hand in hand: one of two readers leaves only when the other has come in meanwhile, or has
     not for 20 ms.  Returns how often, when the run is stopped or time is up."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef rwsem_t *sem = &c.mms[1].mmap_lock
     cdef u64 done = 0
     cdef u64 next
     with nogil:
         kernel_enter(c)
-        gate(c, parties, until)
+        until = gate(c, parties, ns)
         while now_ns() < until and not ld32_relaxed(&c.g.stop):
             down_read(c, sem)
             next = ld64_relaxed(word(c, ENTERED + other)) + 1
@@ -167,14 +174,20 @@ def rwsem_stream(Cpu cpu, u32 parties, u64 until, u32 other):
     return done
 
 
-def rwsem_write(Cpu cpu, u32 parties, u64 until, u64 times):
-    """Writes so many times, or (times == 0) until the run is stopped; the one with a number stops it.  Returns how
-    often it did in time."""
+def rwsem_write(Cpu cpu, u32 parties, u64 ns, u64 times):
+    """Writes so many times once the stream of readers 1 and 2 flows, and then stops the run; or (times == 0) until
+    the run is stopped.  Returns how often it did in time."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef u64 done = 0
+    cdef u32 turn = 0
     with nogil:
         kernel_enter(c)
-        gate(c, parties, until)
+        until = gate(c, parties, ns)
+        while times and now_ns() < until and not (ld64_relaxed(word(c, ENTERED + 1))
+                                                  and ld64_relaxed(word(c, ENTERED + 2))):
+            cpu_relax(turn)
+            turn += 1
         while now_ns() < until and not ld32_relaxed(&c.g.stop) and (times == 0 or done < times):
             down_write(c, &c.mms[1].mmap_lock)
             write_both(c)
@@ -186,13 +199,14 @@ def rwsem_write(Cpu cpu, u32 parties, u64 until, u64 times):
     return done
 
 
-def rwsem_read(Cpu cpu, u32 parties, u64 until, u64 times):
+def rwsem_read(Cpu cpu, u32 parties, u64 ns, u64 times):
     """Reads so many times, then stops the run.  Returns how often it did in time."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef u64 done = 0
     with nogil:
         kernel_enter(c)
-        gate(c, parties, until)
+        until = gate(c, parties, ns)
         while now_ns() < until and done < times:
             down_read(c, &c.mms[1].mmap_lock)
             up_read(c, &c.mms[1].mmap_lock)
@@ -202,14 +216,15 @@ def rwsem_read(Cpu cpu, u32 parties, u64 until, u64 times):
     return done
 
 
-def percpu_write(Cpu cpu, u32 parties, u64 until):
+def percpu_write(Cpu cpu, u32 parties, u64 ns):
     """Sections of a writer of the per-CPU semaphore: (how many, how many not exclusive)."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef u64 done = 0
     cdef u64 bad = 0
     with nogil:
-        gate(c, parties, until)
-        while now_ns() < until:
+        until = gate(c, parties, ns)
+        while done == 0 or now_ns() < until:
             kernel_enter(c)
             percpu_down_write(c, &c.mms[1].notifier_lock)
             bad += write_both(c)
@@ -219,15 +234,16 @@ def percpu_write(Cpu cpu, u32 parties, u64 until):
     return done, bad
 
 
-def percpu_read(Cpu cpu, u32 parties, u64 until):
+def percpu_read(Cpu cpu, u32 parties, u64 ns):
     """Sections of a reader: (how many, how many with a writer in it, how many tries failed)."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef u64 done = 0
     cdef u64 bad = 0
     cdef u64 failed = 0
     with nogil:
-        gate(c, parties, until)
-        while now_ns() < until:
+        until = gate(c, parties, ns)
+        while done == 0 or now_ns() < until:
             kernel_enter(c)
             if percpu_down_read_trylock(c, &c.mms[1].notifier_lock):
                 bad += read_both(c, 8)

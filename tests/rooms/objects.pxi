@@ -21,10 +21,11 @@ def give(Cpu cpu, u32 pfn):
     free_frame(&cpu.c, pfn)
 
 
-def frame_storm(Cpu cpu, u32 parties, u64 until, u64 seed):
+def frame_storm(Cpu cpu, u32 parties, u64 ns, u64 seed):
     """Takes and gives frames at random, up to 512 at a time, all back at the end: (taken, frames that somebody else
     held at the same time, times that memory was out)."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef u32 held[MOST]
     cdef u32 n = 0
     cdef u32 which, pfn
@@ -35,7 +36,7 @@ def frame_storm(Cpu cpu, u32 parties, u64 until, u64 seed):
     cdef bint growing = True
     put64(&c.me.rng, seed)
     with nogil:
-        gate(c, parties, until)
+        until = gate(c, parties, ns)
         while growing or n:
             if growing:
                 pfn = alloc_frame(c, L.SHMM_FRAME_ANON)
@@ -100,17 +101,18 @@ def tree_breach(Cpu cpu):
     return tell(check_I1(&cpu.c, 1, &b), &b) or None
 
 
-def tree_storm(Cpu cpu, u32 parties, u64 until, u64 seed):
+def tree_storm(Cpu cpu, u32 parties, u64 ns, u64 seed):
     """Inserts and erases VMAs of one page at random, as the one writer: how often."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef u64 done = 0
     cdef u64 place, start
     cdef u32 vma
     cdef a64 *bits
     put64(&c.me.rng, seed)
     with nogil:
-        gate(c, parties, until)
-        while now_ns() < until:
+        until = gate(c, parties, ns)
+        while done == 0 or now_ns() < until:
             place = next_random(c) % SPAN
             start = (FIRST_PAGE + 2 * place) << 12
             kernel_enter(c)
@@ -121,10 +123,11 @@ def tree_storm(Cpu cpu, u32 parties, u64 until, u64 seed):
                 vm_area_free(c, &c.mms[1], vma)
             else:
                 vma = vm_area_alloc(c, 1, start, start + 4096, 0, start >> 12, 0)
-                vma_link(c, &c.mms[1], vma)         # the test's segment has enough of them
+                vma_link(c, &c.mms[1], vma)     # there are enough of them, thanks to rcu_relieve
             bits = word(c, PLACES + <u32> (place >> 6))
             st64_relaxed(bits, ld64_relaxed(bits) ^ <u64> 1 << (place & 63))
             mmap_seq_write_end(&c.mms[1])
+            rcu_relieve(c)
             rcu_poll(c)
             kernel_exit(c)
             done += 1
@@ -144,10 +147,11 @@ cdef inline bint whole(vcpu_t *c, u32 vma, u64 turns) noexcept nogil:
     return True
 
 
-def tree_descend(Cpu cpu, u32 parties, u64 until, u64 seed):
+def tree_descend(Cpu cpu, u32 parties, u64 ns, u64 seed):
     """Lockless searches: (how many, results that are no VMA, VMAs reused while looked at, wrong answers for which the
     sequence count had not changed, answers that were valid)."""
     cdef vcpu_t *c = &cpu.c
+    cdef u64 until
     cdef u64 done = 0
     cdef u64 outside = 0
     cdef u64 reused = 0
@@ -158,8 +162,8 @@ def tree_descend(Cpu cpu, u32 parties, u64 until, u64 seed):
     cdef bint there
     put64(&c.me.rng, seed)
     with nogil:
-        gate(c, parties, until)
-        while now_ns() < until:
+        until = gate(c, parties, ns)
+        while done == 0 or now_ns() < until:
             page = next_random(c) % (2 * SPAN)
             addr = (FIRST_PAGE + page) << 12
             kernel_enter(c)

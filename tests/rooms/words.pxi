@@ -4,6 +4,9 @@ from shmm.arch.arch cimport (
     a32, a64, cpu_relax, fetch_add32, fetch_add64, ld32_acquire, ld64_acquire, st64_relaxed, st64_release,
 )
 
+cdef enum:
+    GATE_NS = 10000000000       # then a process must have died before it came here
+
 
 cdef inline a64 *word(vcpu_t *c, u32 i) noexcept nogil:
     """Shared word i, on a line of its own, in the last frames (the allocator gives out the first ones first)."""
@@ -22,13 +25,15 @@ cdef inline void dwell(u32 turns) noexcept nogil:
         cpu_relax(0)
 
 
-cdef inline void gate(vcpu_t *c, u32 parties, u64 until) noexcept nogil:
-    """Returns when all parties are here."""
+cdef inline u64 gate(vcpu_t *c, u32 parties, u64 ns) noexcept nogil:
+    """Waits for all parties; returns when to stop, ns from then on."""
+    cdef u64 patience = now_ns() + GATE_NS
     cdef u32 turn = 0
     fetch_add32(&c.g.ready, 1)
-    while ld32_acquire(&c.g.ready) < parties and now_ns() < until:
+    while ld32_acquire(&c.g.ready) < parties and now_ns() < patience:
         cpu_relax(turn)
         turn += 1
+    return now_ns() + ns
 
 
 cdef inline bint wait_for(a64 *w, u64 value, u64 until) noexcept nogil:
@@ -43,8 +48,3 @@ cdef inline bint wait_for(a64 *w, u64 value, u64 until) noexcept nogil:
 def peek(Cpu cpu, u32 i):
     """Shared word i."""
     return ld64_acquire(word(&cpu.c, i))
-
-
-def clock():
-    """The clock of deadlines, in ns."""
-    return now_ns()
