@@ -45,6 +45,7 @@ def findings() -> Iterator[tuple[str, str, str]]:
 
 
 def check_system() -> Finding:
+    """Linux?"""
     text = f"{platform.system()} {platform.release()}, {platform.machine()}"
     if sys.platform != "linux":
         return FAIL, f"{text}: needs Linux (futex, /dev/shm, prctl)"
@@ -52,6 +53,7 @@ def check_system() -> Finding:
 
 
 def check_python() -> Finding:
+    """A CPython that is new enough?"""
     text = f"{platform.python_implementation()} {platform.python_version()}"
     if sys.version_info < (3, 11) or platform.python_implementation() != "CPython":
         return FAIL, f"{text}: needs CPython 3.11 or newer"
@@ -59,6 +61,7 @@ def check_python() -> Finding:
 
 
 def check_packages() -> Finding:
+    """The packages that a run needs."""
     from importlib import metadata
 
     found, missing = [], []
@@ -73,6 +76,7 @@ def check_packages() -> Finding:
 
 
 def check_engine() -> Finding:
+    """Is the native engine built, from these sources, with this layout?"""
     remedy = "build it with `python -m pip install -e .` in the checkout (needs a C compiler)"
     try:
         from shmm import _fast
@@ -97,6 +101,7 @@ def _newer_sources(built: Path) -> list[str]:
 
 
 def check_shared_memory() -> Finding:
+    """How many CPUs fit into /dev/shm."""
     try:
         room = os.statvfs("/dev/shm")
     except OSError as error:
@@ -112,6 +117,7 @@ def check_shared_memory() -> Finding:
 
 
 def check_memory() -> Finding:
+    """How much memory is left."""
     from shmm.cluster.sizing import memory_available
 
     free = memory_available() // MIB
@@ -120,6 +126,7 @@ def check_memory() -> Finding:
 
 
 def check_cores() -> Finding:
+    """Cores, and whether something else is using them."""
     from shmm.cluster.topology import usable_cores
 
     cores, load = usable_cores(), os.getloadavg()[0]
@@ -132,6 +139,7 @@ def check_cores() -> Finding:
 
 
 def check_processes() -> Finding:
+    """Whether enough processes and files may be open."""
     import resource
 
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -186,6 +194,7 @@ def _closed_within(reader: int, seconds: float) -> bool:
 
 
 def check_futex() -> Finding:
+    """Whether a sleeper can be woken."""
     numbers = {"x86_64": 202, "aarch64": 98}
     number = numbers.get(platform.machine())
     if number is None:
@@ -199,6 +208,7 @@ def check_futex() -> Finding:
 
 
 def check_semaphores() -> Finding:
+    """Whether the start gate works."""
     import posix_ipc
 
     from shmm.segment import object_name
@@ -212,6 +222,7 @@ def check_semaphores() -> Finding:
 
 
 def check_leftovers() -> Finding:
+    """What dead runs have left in /dev/shm."""
     from shmm.segment import leftovers
 
     found = leftovers()

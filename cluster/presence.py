@@ -165,7 +165,7 @@ class Presence:
     def _fault_around(self, page: int, first: int, last: int, mapping: Mapping, cached: set[int]) -> None:
         n = self.cache.fault_around
         low = max(page // n * n, first)
-        high = min(page // n * n + n, last)
+        high = min(low + n, page // 512 * 512 + 512, last)
         only_cached = mapping.file in self.cache.shmem
         for near in range(low, high):
             at = near - mapping.shift

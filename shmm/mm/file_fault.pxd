@@ -42,12 +42,13 @@ cdef inline bint map_file_page(vcpu_t *c, vm_fault_t *vmf, a64 *pte, u32 pfn, u6
 
 
 cdef inline void do_fault_around(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
-    """Under the ptl: maps cached pages in the aligned window around the fault, within VMA, table and file."""
+    """Under the ptl: maps cached pages around the fault, within VMA, table and file: from the start of the aligned
+    window, or of the VMA if that comes later, as many pages as a window has."""
     cdef u64 n = c.g.fault_around
     cdef u64 here = entry_index(vmf.address, PTE)
     cdef u64 before = (vmf.address - vmf.vma.start) >> SHMM_PAGE_SHIFT
     cdef u64 first = max(here & ~(n - 1), here - min(here, before))
-    cdef u64 last = min(min((here & ~(n - 1)) + n, <u64> SHMM_PTRS_PER),
+    cdef u64 last = min(min(first + n, <u64> SHMM_PTRS_PER),
                         here + ((vmf.vma.end - vmf.address) >> SHMM_PAGE_SHIFT))
     cdef u64 pgoff = linear_page_index(&vmf.vma, vmf.address) - here
     cdef u64 npages = ld64_relaxed(&c.files[vmf.vma.file].npages)
