@@ -10,7 +10,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))      # a build front end 
 from build_engines import DIRECTIVES, engine
 
 setup(
-    packages=["shmm", "shmm.arch", "shmm.mm", "shmm.scheme", "shmm.exec", "shmm.cluster", "shmm.cluster.workloads"],
+    packages=["shmm", "shmm.arch", "shmm.mm", "shmm.scheme", "shmm.exec",
+              "shmm.cluster", "shmm.cluster.replay", "shmm.cluster.workloads"],
     package_dir={"shmm": "shmm", "shmm.cluster": "cluster"},
     package_data={"shmm": ["*.h", "*.pxd", "*.pxi", "*.pyx", "*.pyi", "py.typed"], "shmm.arch": ["*.h", "*.pxd"],
                   "shmm.mm": ["*.pxd"], "shmm.scheme": ["*.pxd"], "shmm.exec": ["*.pxd"]},

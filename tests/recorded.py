@@ -6,10 +6,10 @@
     recorded = story.trace()
 """
 
-from shmm.cluster.lineage import Lineage
-from shmm.cluster.recording import Recording
-from shmm.cluster.trace import Trace, parse
-from shmm.cluster.translate import Translation, Translator
+from shmm.cluster.replay.lineage import Lineage
+from shmm.cluster.replay.recording import Recording
+from shmm.cluster.replay.trace import Trace, parse
+from shmm.cluster.replay.translate import Translation, Translator
 
 CODES = {"r": 0x4, "w": 0x6, "x": 0x14, "cow": 0x7}
 ANON, FIXED, SHARED_ANON, PRIVATE_FILE = 0x22, 0x32, 0x21, 0x02

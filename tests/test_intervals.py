@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shmm.cluster.intervals import Intervals
+from shmm.cluster.replay.intervals import Intervals
 
 STEP = st.tuples(st.sampled_from(("set", "clear", "update")), st.integers(0, 40), st.integers(0, 15), st.integers(0, 2))
 

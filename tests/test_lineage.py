@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from recorded import ANON, FIXED, SHARED_ANON, Story, count, lineage_of, translation_of
 
-from shmm.cluster.presence import FAULTS
-from shmm.cluster.trace import FAULT, Trace, read
+from shmm.cluster.replay.presence import FAULTS
+from shmm.cluster.replay.trace import FAULT, Trace, read
 
 TRACES = Path(__file__).parent / "traces"
 TRUTH = {"threads": (1, 0), "remap": (2, 0), "spawn": (6, 4), "shell": (8, 6), "fixed": (5, 1)}

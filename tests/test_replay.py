@@ -13,8 +13,8 @@ from recorded import ANON, Story, translation_of
 from shmm.cluster import replay
 from shmm.cluster.__main__ import main
 from shmm.cluster.launch import Cluster
-from shmm.cluster.presence import FAULTS
-from shmm.cluster.trace import parse, read
+from shmm.cluster.replay.presence import FAULTS
+from shmm.cluster.replay.trace import parse, read
 from shmm.layout import CONSTANTS, COUNTERS
 
 TRACES = Path(__file__).parent / "traces"

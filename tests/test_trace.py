@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shmm.cluster.trace import TraceError, parse, read
+from shmm.cluster.replay.trace import TraceError, parse, read
 
 TRACES = Path(__file__).parent / "traces"
 FAULT = "python3 18480/18480 [000]  3054.400074839:  exceptions:page_fault_user: " \

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from shmm.cluster.image import PAGE_SHIFT
-from shmm.cluster.recording import FETCH, PRESENT, Recording, Task
-from shmm.cluster.space import REGION_SHIFT, Space
-from shmm.cluster.trace import FAULT
+from shmm.cluster.replay.image import PAGE_SHIFT
+from shmm.cluster.replay.recording import FETCH, PRESENT, Recording, Task
+from shmm.cluster.replay.space import REGION_SHIFT, Space
+from shmm.cluster.replay.trace import FAULT
 
 LOOK_AHEAD = 40                             # events that a doubtful exec is judged by
 ENOUGH = 3                                  # contradictions, or events in new places

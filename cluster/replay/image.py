@@ -126,10 +126,19 @@ class Image:
             floor = out[-1].end >> PAGE_SHIFT if out else 0
             start = first if first in self.cuts else max(floor, first // WINDOW * WINDOW)
             anonymous = prot & WRITE and not self.exec_seen
-            out.append(run_of(start, last, prot, "anonymous" if anonymous else "file"))
+            out += runs_of(start, last, prot, "anonymous" if anonymous else "file")
             first = last = page
             prot = segment_prot(self.access.get(page, 0))
         return out
+
+
+def runs_of(first: int, last: int, prot: int, kind: str) -> list[Run]:
+    """The run of these pages, in two if it is of a file and begins inside a window: fault-around counts its pages from
+    where a mapping begins, and where that was in the window is not known."""
+    border = -(-first // WINDOW) * WINDOW
+    if kind != "file" or border == first or border > last:
+        return [run_of(first, last, prot, kind)]
+    return [run_of(first, border - 1, prot, kind), run_of(border, last, prot, kind)]
 
 
 def run_of(first: int, last: int, prot: int, kind: str) -> Run:

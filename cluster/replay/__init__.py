@@ -32,16 +32,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shmm.cluster import options, replay_table, results, session, topology, trace
-from shmm.cluster.calls import Place
+from shmm.cluster import options, results, session, topology
 from shmm.cluster.config import Config, Job
 from shmm.cluster.crew import ClusterError, Interrupted
 from shmm.cluster.launch import run_point
-from shmm.cluster.lineage import Lineage
-from shmm.cluster.presence import FAULTS, MISSING
-from shmm.cluster.recording import Recording
+from shmm.cluster.replay import table as replay_table
+from shmm.cluster.replay import trace
+from shmm.cluster.replay.calls import Place
+from shmm.cluster.replay.lineage import Lineage
+from shmm.cluster.replay.presence import FAULTS, MISSING
+from shmm.cluster.replay.recording import Recording
+from shmm.cluster.replay.translate import ReplayError, Translation, Translator
 from shmm.cluster.table import console
-from shmm.cluster.translate import ReplayError, Translation, Translator
 from shmm.layout import CONSTANTS
 from shmm.program import OP
 from shmm.segment import FRAMES_PER_CPU, SLOTS_PER_CPU, Geometry, Segment, SegmentError
@@ -146,7 +148,7 @@ def replay_all(
             error, status = f"{failed}; replay a shorter recording", session.ENVIRONMENT
         except OSError as failed:
             error, status = f"this machine cannot run it: {failed}; see `shmm doctor`", session.ENVIRONMENT
-    document = {
+    document: dict[str, Any] = {
         "schema": SCHEMA,
         "trace": about(name, recorded, translation),
         "host": topology.host(),

@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from shmm.cluster.execs import Execs
-from shmm.cluster.image import PAGE_SHIFT, WINDOW, Image
-from shmm.cluster.recording import FETCH, PRESENT, WRITE, Birth, Recording, Task
-from shmm.cluster.space import NO_FILE, READ_WRITE, REGION_SHIFT, Space, arrival, departure, page_up
-from shmm.cluster.trace import FAULT, FLUSH, Event
+from shmm.cluster.replay.execs import Execs
+from shmm.cluster.replay.image import PAGE_SHIFT, WINDOW, Image
+from shmm.cluster.replay.recording import FETCH, PRESENT, WRITE, Birth, Recording, Task
+from shmm.cluster.replay.space import NO_FILE, READ_WRITE, REGION_SHIFT, Space, arrival, departure, page_up
+from shmm.cluster.replay.trace import FAULT, FLUSH, Event
 
 TASK_SIZE = 0x7FFFFFFFF000
 LOWEST = 0x10000                            # vm.mmap_min_addr: nothing is ever mapped below

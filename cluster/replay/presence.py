@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from shmm.cluster.intervals import Intervals
+from shmm.cluster.replay.intervals import Intervals
 
 READ, WRITE, EXEC = 1, 2, 4
 PAGE_SHIFT = 12

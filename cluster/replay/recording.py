@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from shmm.cluster.trace import FAULT, FLUSH, Event, Trace
+from shmm.cluster.replay.trace import FAULT, FLUSH, Event, Trace
 
 CLONE_VM = 0x100
 WRITE, FETCH, PRESENT = 2, 16, 1            # bits of an x86 page-fault error code

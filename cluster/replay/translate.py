@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shmm.cluster.calls import Calls, Live, Place
-from shmm.cluster.lineage import Lineage, Step
-from shmm.cluster.presence import Cache, Presence
-from shmm.cluster.recording import Recording, Task
-from shmm.cluster.space import Space, page_up
+from shmm.cluster.replay.calls import Calls, Live, Place
+from shmm.cluster.replay.lineage import Lineage, Step
+from shmm.cluster.replay.presence import Cache, Presence
+from shmm.cluster.replay.recording import Recording, Task
+from shmm.cluster.replay.space import Space, page_up
 from shmm.layout import CONSTANTS
 from shmm.program import INSN, OP
 

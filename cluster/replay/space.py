@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shmm.cluster.image import PAGE_SHIFT, WINDOW, Image
-from shmm.cluster.intervals import Intervals
-from shmm.cluster.trace import Event
+from shmm.cluster.replay.image import PAGE_SHIFT, WINDOW, Image
+from shmm.cluster.replay.intervals import Intervals
+from shmm.cluster.replay.trace import Event
 
 PAGE = 1 << PAGE_SHIFT
 REGION_SHIFT = 21

@@ -22,12 +22,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from shmm.cluster.image import Image, Run
-from shmm.cluster.presence import ELSEWHERE, EXEC, RACED, READ, WRITE, Cache, Mapping, Presence
-from shmm.cluster.recording import FETCH, PRESENT
-from shmm.cluster.recording import WRITE as WRITE_FAULT
-from shmm.cluster.space import arrival, departure, page_up
-from shmm.cluster.trace import Event
+from shmm.cluster.replay.image import Image, Run
+from shmm.cluster.replay.presence import ELSEWHERE, EXEC, RACED, READ, WRITE, Cache, Mapping, Presence
+from shmm.cluster.replay.recording import FETCH, PRESENT
+from shmm.cluster.replay.recording import WRITE as WRITE_FAULT
+from shmm.cluster.replay.space import arrival, departure, page_up
+from shmm.cluster.replay.trace import Event
 from shmm.program import COUNT, MAY_FAIL
 
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_TYPE = 0x01, 0x02, 0x10, 0x20, 0x0F
