@@ -17,7 +17,7 @@ from shmm.layout cimport (
 )
 from shmm.mm.anon cimport anon_vma_alloc
 from shmm.mm.file cimport get_file
-from shmm.mm.frame cimport get_frame
+from shmm.mm.frame cimport get_frame, sync_rss
 from shmm.mm.mm cimport current_mm, exit_mmap, mm_init
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.page_table cimport (
@@ -124,5 +124,6 @@ cdef inline i64 mm_fork(vcpu_t *c, u32 slot) noexcept nogil:
     if err == 0:
         err = dup_mmap(c, old, &c.mms[slot])
         if err:
+            sync_rss(c, old)
             exit_mmap(c, &c.mms[slot])
     return err

@@ -57,7 +57,7 @@ cdef inline void mm_attach(vcpu_t *c, mm_t *mm) noexcept nogil:
 
 
 cdef inline void exit_mmap(vcpu_t *c, mm_t *mm) noexcept nogil:
-    """Nobody runs mm any more: everything it holds is given back."""
+    """Nobody runs mm any more: everything it holds is given back.  This CPU's own rss batch is empty."""
     cdef u32 vma, next
     cdef u32 i
     mmap_write_lock(c, mm)
@@ -73,6 +73,7 @@ cdef inline void exit_mmap(vcpu_t *c, mm_t *mm) noexcept nogil:
         st64_relaxed(&mm.cpumask[i], 0)
     free_table(c, get32(&mm.pgd))
     st64_relaxed(&mm.pgtables, 0)
+    sync_rss(c, mm)                     # what the unmapping took away is this mm's, not that of the CPU's next one
     mmap_write_unlock(c, mm)
     put32(&mm.in_use, 0)
 

@@ -26,9 +26,9 @@ cdef inline u64 tlb_new_generation(vcpu_t *c) noexcept nogil:
     if gen >= 1 << 28:              # the tag has 28 bits for it: start over with an empty TLB
         clear_page(c.me.tlb_l1, sizeof(tlb_entry_t) * SHMM_TLB_L1_SETS * SHMM_TLB_L1_WAYS)
         clear_page(c.me.tlb_l2, sizeof(tlb_entry_t) * SHMM_TLB_L2_SETS * SHMM_TLB_L2_WAYS)
-        for i in range(SHMM_ASIDS):
-            put32(&c.me.asid_mm[i], 0)
-        gen = 1
+        for i in range(SHMM_ASIDS):     # whoever is remembered stays so, with nothing cached
+            put64(&c.me.asid_gen[i], i + 1)
+        gen = SHMM_ASIDS + 1
     put64(&c.me.tlb_gen, gen)
     return gen
 
