@@ -56,7 +56,8 @@ def test_one_cpu_speculates_only_if_forced():
 
 
 def test_pft_aborts_once_per_page_table():
-    run = measure("pft", cpus=4, seconds=0.6, size=8 * MIB)
+    # large slices: each round also begins with up to four CPUs that meet a missing anon_vma or upper table
+    run = measure("pft", cpus=4, seconds=0.8, size=32 * MIB)
     assert 0.0015 < ratio(run, "spf_abort", "spf_attempt") < 0.0030
     assert ratio(run, "SPF_ABORT_PMD", "spf_abort") > 0.9
 
