@@ -11,6 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rich.console import Console
+
 from shmm.cluster import results, table
 from shmm.cluster.config import Config
 from shmm.cluster.crew import ClusterError, Interrupted
@@ -70,15 +72,15 @@ def measure_all(
         finished = results.document(
             runs, points[0].seed if points else 0, error=error, interrupted=status == INTERRUPTED,
         )
-        report(finished, json_to)
+        report(finished, table.show, json_to)
     if status == OK and any(run["violations"] or run["frames_leaked"] for run in runs):
         status = VIOLATION
     return status
 
 
-def report(document: dict[str, Any], json_to: str | None) -> None:
-    """Prints tables on stdout, or on stderr if the JSON goes to stdout; then the error, if any, on stderr."""
-    table.show(document, table.console(stderr=json_to == "-"))
+def report(document: dict[str, Any], show: Callable[[dict[str, Any], Console], None], json_to: str | None) -> None:
+    """Shows the document on stdout, or on stderr if the JSON goes to stdout; then the error, if any, on stderr."""
+    show(document, table.console(stderr=json_to == "-"))
     if json_to == "-":
         json.dump(document, sys.stdout, indent=1)
         sys.stdout.write("\n")

@@ -20,13 +20,11 @@ find (no anon_vma yet, no page table, a file), never because a sequence count mo
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +41,6 @@ from shmm.cluster.replay.lineage import Lineage
 from shmm.cluster.replay.presence import FAULTS, MISSING
 from shmm.cluster.replay.recording import Recording
 from shmm.cluster.replay.translate import ReplayError, Translation, Translator
-from shmm.cluster.table import console
 from shmm.layout import CONSTANTS
 from shmm.program import OP
 from shmm.segment import FRAMES_PER_CPU, SLOTS_PER_CPU, Geometry, Segment, SegmentError
@@ -112,7 +109,7 @@ def main(args: argparse.Namespace) -> int:
         return session.ENVIRONMENT
     name = os.path.basename(args.trace)
     document, status = replay_all(args, name, recorded, translation)
-    report(document, args.json)
+    session.report(document, replay_table.show, args.json)
     if status == session.OK and any(run["violations"] or run["frames_leaked"] for run in document["runs"]):
         status = session.VIOLATION
     return status
@@ -270,19 +267,3 @@ def warnings(runs: list[dict[str, Any]], recorded: trace.Trace) -> list[str]:
     if any(run["counters"]["faults_oom"] for run in runs):
         out.append("the replay ran out of page frames: its need was underestimated, and some faults failed for that")
     return out + [text for text in results.warnings(runs) if text.startswith("--")]
-
-
-def report(document: dict[str, Any], json_to: str | None) -> None:
-    """Prints the tables (on stderr if the JSON goes to stdout) and writes the JSON."""
-    replay_table.show(document, console(stderr=json_to == "-"))
-    if json_to == "-":
-        json.dump(document, sys.stdout, indent=1)
-        sys.stdout.write("\n")
-        sys.stdout.flush()
-    elif json_to is not None:
-        try:
-            results.write(document, Path(json_to))
-        except OSError as failed:
-            print(f"shmm: cannot write {json_to}: {failed.strerror}", file=sys.stderr)
-    if "error" in document:
-        print(f"shmm: {document['error']}", file=sys.stderr)
