@@ -77,6 +77,20 @@ def test_a_fault_on_a_page_in_the_tlb_is_none(count):
     assert "FENCE" not in kinds
 
 
+def test_C_D_every_entry_is_announced_by_a_full_barrier(count):
+    """On x86 hardly any race shows when it is missing."""
+    willneed = 3
+    with machine() as segment:
+        cpu = count.Cpu(segment.address, 0)
+        cpu.exec(1)
+        addr = cpu.mmap(ARENA, PAGE, RW, ANON)
+        count.reset(segment.view("cpu").ctypes.data + DTYPES["cpu_t"].fields["state"][1], 8)
+        cpu.madvise(addr, PAGE, willneed)
+        _, state, _ = count.figures()
+    assert state["RMW"] == 3                            # waking up, entering the kernel, going to sleep
+    assert state["ST_RELEASE"] == 1                     # leaving it
+
+
 # ---- the same results ------------------------------------------------------------------------------------------
 
 

@@ -108,15 +108,18 @@ static inline void smp_wmb(void) { SHMM_HOOK_FENCE(SHMM_FENCE); __atomic_thread_
 static inline void barrier(void) { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
 
 /* Contents of page frames.  A frame's bytes belong to the program under test, not to the protocol. */
+typedef uint64_t shmm_v16 __attribute__((vector_size(16), may_alias));
+/* size: a multiple of 64.  Plain stores a line at a time, asking for the lines ahead: on the machine this was measured
+ * on, half the time of rep stosb on pages that are not in cache, and no slower on those that are. */
 static inline void clear_page(void *page, size_t size)
 {
 	SHMM_HOOK_BULK(page, size, SHMM_ST_PLAIN);
-#if defined(__x86_64__)
-	/* as the kernel's clear_page_erms: about twice as fast as the library's memset on a page in cache */
-	__asm__ volatile("rep stosb" : "+D"(page), "+c"(size) : "a"(0) : "memory");
-#else
-	memset(page, 0, size);
-#endif
+	for (char *p = page, *end = p + size; p < end; p += 64) {
+		shmm_v16 *line = (shmm_v16 *)p;
+		__builtin_prefetch(p + 512, 1);
+		line[0] = line[1] = line[2] = line[3] = (shmm_v16){ 0, 0 };
+		__atomic_signal_fence(__ATOMIC_SEQ_CST);        /* or the loop becomes a call of memset */
+	}
 }
 static inline void copy_page(void *to, const void *from, size_t size)
 { SHMM_HOOK_BULK(from, size, SHMM_LD_PLAIN); SHMM_HOOK_BULK(to, size, SHMM_ST_PLAIN); memcpy(to, from, size); }
