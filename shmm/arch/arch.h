@@ -140,7 +140,7 @@ static inline void st_user(uint8_t *p, uint8_t v)
  *   void     cpu_relax(uint32_t n)                        the nth turn of a spin loop
  *   void     futex_wait(a32 *word, uint32_t value, uint64_t timeout_ns)
  *   void     futex_wake(a32 *word, uint32_t how_many)
- *   void     offer_core(void)                             at an instruction boundary: let another CPU run
+ *   int      core_is_due(void)                            at an instruction boundary: time to let another CPU run
  *   void     yield_core(void)                             give the core away now
  *   void     ring_doorbell(uint32_t host_pid)             raise the interrupt signal on another CPU
  *   uint64_t now_ns(void)

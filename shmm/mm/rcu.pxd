@@ -20,13 +20,13 @@ Sources: McKenney's context-tracking and sequence-number design of Tree RCU; rcu
 
 from shmm.arch.arch cimport (
     cpu_relax, get32, get64, ld64_acquire, ld64_relaxed, put32, put64, smp_mb, st64_mb, st64_release, u32, u64,
+    yield_core,
 )
 from shmm.layout cimport (
     SHMM_ASLEEP, SHMM_C_rcu_grace_periods, SHMM_ENTRY_MASK, SHMM_ENTRY_ONE, SHMM_IRQ_OFF, SHMM_KERNEL, cpu_t, seg_t,
     vcpu_t,
 )
 from shmm.mm.irq cimport sleep_begin, sleep_end
-from shmm.arch.arch cimport yield_core
 from shmm.mm.spinlock cimport spin_trylock, spin_unlock
 from shmm.mm.vmstat cimport count_vm_event
 
