@@ -65,7 +65,16 @@ cdef extern from "arch.h" nogil:
     u8 ld_user(const u8*) noexcept
     void st_user(u8*, u8) noexcept
 
+    const int SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED
+    void lockdep_event(const void *lock, int event) noexcept
+    void poison_range(void*, size_t) noexcept
+    void unpoison_range(void*, size_t) noexcept
+    void operation(u32 cpu, u64 pc, bint begins) noexcept
+    bint mutant(int) noexcept
+
     void cpu_relax(u32 turn) noexcept
+    u32 spin_turns(u32 n) noexcept
+    void cpu_pause() noexcept
     void yield_core() noexcept
     bint core_is_due() noexcept
     void futex_wait(a32*, u32 value, u64 timeout_ns) noexcept

@@ -59,6 +59,9 @@ static inline void cpu_relax(uint32_t n)
 		sched_yield();
 }
 
+static inline uint32_t spin_turns(uint32_t n) { return n; }
+static inline void     cpu_pause(void) { pause_insn(); }
+
 static inline void yield_core(void)
 {
 	shmm_native_offered_ns = now_ns();

@@ -61,6 +61,8 @@ static inline void cpu_relax(uint32_t n)
 		count_stuck("a spin loop does not end");
 }
 
+static inline uint32_t spin_turns(uint32_t n) { return n; }
+static inline void     cpu_pause(void) { }
 static inline void     futex_wait(a32 *word, uint32_t value, uint64_t timeout_ns) { count_stuck("a CPU sleeps"); }
 static inline void     futex_wake(a32 *word, uint32_t how_many) { }
 static inline int      core_is_due(void) { return 0; }

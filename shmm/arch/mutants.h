@@ -1,0 +1,65 @@
+/* Protections that the check engine can take away, one at a time, to see whether anybody notices.
+ *
+ *   X(name, group, what is missing)
+ *
+ * A room asks mutant(SHMM_M_name) where the protection stands; on every other engine the answer is a constant no and
+ * the question leaves no instruction.  Groups: "spf" is what the speculative fault rests on, "order" a barrier or an
+ * acquire or release, "flush" what keeps translations and freed memory apart, "lock" locks and the waiting for them.
+ */
+#ifndef SHMM_ARCH_MUTANTS_H
+#define SHMM_ARCH_MUTANTS_H
+
+#define SHMM_MUTANTS(X) \
+	X(NONE, "", "nothing is missing") \
+	X(ODD, "spf", "speculation starts although mmap_seq is odd") \
+	X(VMA_COPY, "spf", "the copy of the VMA is used unchecked") \
+	X(SEQ1, "spf", "pte_map_lock does not look at mmap_seq before it takes the lock") \
+	X(SEQ2, "spf", "pte_map_lock does not look at mmap_seq under the lock") \
+	X(SEQ_BOTH, "spf", "pte_map_lock does not look at mmap_seq at all") \
+	X(SEQ_PARITY_ONLY, "spf", "a check sees only whether mmap_seq is even") \
+	X(VMA_MEMCMP, "spf", "a check compares the VMA with the copy instead of mmap_seq with its start") \
+	X(PTL_SPIN, "spf", "a speculator waits for the page-table lock with interrupts off") \
+	X(WALK_UNPROTECTED, "spf", "the speculative walk neither disables interrupts nor enters an RCU section") \
+	X(DOWNGRADE_EVEN, "spf", "mmap_write_downgrade takes mmap_seq back to what it was before the writer") \
+	X(DOWNGRADE_EARLY, "spf", "munmap downgrades before it has taken the VMAs out of the tree") \
+	X(SEQ_SILENT, "spf", "a writer does not move mmap_seq") \
+	X(PTE_NONE, "spf", "a fresh page is put in place without looking whether the pte is still empty") \
+	X(PTE_SAME, "spf", "a copied page is put in place without looking whether the pte is still what was copied") \
+	X(VMA_FREE_NOW, "spf", "an unlinked VMA is free at once, without a grace period") \
+	X(VMA_LINKS_REUSED, "spf", "waiting for its grace period, a VMA loses its child links") \
+	X(TABLE_FREE_NOW, "spf", "a page table is free at once, before any flush or grace period") \
+	X(PTL_FREED, "spf", "a page table's lock is free as soon as the table is unlinked") \
+	X(MB_SENDER, "order", "no full barrier between a shootdown's requests and its look at the targets") \
+	X(MB_TARGET, "order", "no full barrier between interrupts off and the look at the mailbox") \
+	X(MB_GRACE, "order", "no full barrier between a grace period's beginning and its look at the CPUs") \
+	X(MB_KERNEL, "order", "no full barrier at the entry to the kernel") \
+	X(WMB_BEGIN, "order", "no write barrier after mmap_seq turns odd") \
+	X(WMB_END, "order", "no write barrier before mmap_seq turns even") \
+	X(RMB_START, "order", "no read barrier after the first look at mmap_seq") \
+	X(RMB_CHECK, "order", "no read barrier before the second look at mmap_seq") \
+	X(PUBLISH_VMA, "order", "a VMA is linked into the tree by a relaxed store") \
+	X(PUBLISH_TABLE, "order", "a page table or page is linked in by a relaxed store") \
+	X(UNLOCK_RELAXED, "order", "a spinlock is released by a relaxed store") \
+	X(UP_READ_RELAXED, "order", "up_read has no release") \
+	X(IRQ_ENABLE_RELAXED, "order", "interrupts are turned on by a relaxed store") \
+	X(IPI_LOST, "flush", "a shootdown's request is not posted") \
+	X(IPI_ACK_LOST, "flush", "a shootdown does not wait for CPUs with interrupts off") \
+	X(MAILBOX_UNREAD, "flush", "an instruction begins without a look at the mailbox") \
+	X(FREE_BEFORE_FLUSH, "flush", "frames are freed before the flush") \
+	X(FLUSH_BEFORE_ZAP, "flush", "translations are flushed before the pte is cleared, and not after") \
+	X(MPROTECT_NO_FLUSH, "flush", "mprotect does not flush") \
+	X(ZAP_NO_LOCK, "flush", "ptes are zapped without their lock") \
+	X(RCU_READER_IGNORED, "lock", "a grace period does not wait for readers") \
+	X(RWSEM_NO_WAKE, "lock", "whoever releases a rwsem wakes nobody") \
+	X(RWSEM_READERS_IGNORED, "lock", "a writer takes a rwsem that readers hold") \
+	X(RWSEM_DOWNGRADE_GAP, "lock", "downgrade_write releases and then reads anew") \
+	X(ANON_VMA_RACE, "lock", "anon_vma_prepare does not look again under its lock") \
+	X(ANON_VMA_LOCK, "lock", "anon_vma_prepare takes no lock")
+
+enum shmm_mutant {
+#define X(name, group, what) SHMM_M_##name,
+	SHMM_MUTANTS(X)
+#undef X
+	SHMM_NMUTANT
+};
+#endif
