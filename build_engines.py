@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from Cython.Build import cythonize
 from setuptools import Extension
 
 # Directives live here and nowhere else: a `# cython:` line in a .pyx does not reach the rooms it cimports, and
@@ -38,3 +39,11 @@ def engine(module: str, source: str, header: str, rooms: str = "shmm", include: 
         # cythonize follows .pxd files, but not the headers that headers include
         depends=[str(path) for path in sorted(Path(rooms).rglob("*.h"))],
     )
+
+
+def engines() -> list[Extension]:
+    """The engines that are shipped.  The checker names lines of rooms, so its C says which line it comes from."""
+    native = engine("shmm._fast", "shmm/_fast.pyx", "native.h")
+    check = engine("shmm._check", "shmm/_check.pyx", "check.h")
+    return [*cythonize([native], compiler_directives=DIRECTIVES),
+            *cythonize([check], compiler_directives=DIRECTIVES, emit_linenums=True)]

@@ -8,7 +8,7 @@ from libc.string cimport memset
 
 from shmm cimport layout as L
 from shmm.arch.arch cimport get32, get64, i64, ld32_relaxed, ld64_relaxed, now_ns, put64, st32_relaxed, u8, u32, u64
-from shmm.exec.interpreter cimport run_program
+from shmm.exec.interpreter cimport run_program, run_t
 from shmm.exec.syscall cimport (
     sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_munmap,
 )
@@ -18,7 +18,9 @@ from shmm.mm.boot cimport segment_format, segment_layout
 from shmm.mm.call_rcu cimport rcu_barrier
 from shmm.mm.file cimport file_free_pages, file_new
 from shmm.mm.frame cimport zone_drain
-from shmm.mm.invariants cimport breach_t, check_I1, check_I2_I4, check_I5, check_I6, frames_in_use as count_frames
+from shmm.mm.invariants cimport (
+    breach_t, check_I1, check_I2_I4, check_I3, check_I5, check_I6, frames_in_use as count_frames,
+)
 from shmm.mm.irq cimport irq_handle_pending, kernel_enter, kernel_exit, sleep_begin, sleep_end
 from shmm.mm.lru cimport lru_add_drain
 from shmm.mm.vma cimport vma_pool_drain
@@ -42,7 +44,7 @@ cdef extern from "layout_fields.h" nogil:
 
 GEOMETRY = ("ncpu", "nmm", "nvma", "nanon", "nfile", "ncache", "nframe", "ninsn")
 POLICY = ("scheme", "walk_policy", "table_free_policy", "ipi_policy", "force_speculation", "zeroing", "paranoid",
-          "fault_around", "shared_core")
+          "fault_around", "shared_core", "rcu_poll_every")
 
 
 def layout_fields():
@@ -79,7 +81,7 @@ def constants():
         "MAGIC": L.SHMM_MAGIC, "VERSION": L.SHMM_VERSION, "PAGE_SIZE": L.SHMM_PAGE_SIZE,
         "TASK_SIZE": L.SHMM_TASK_SIZE, "MMAP_BASE": L.SHMM_MMAP_BASE, "BRK_BASE": L.SHMM_BRK_BASE,
         "MAX_CPU": L.SHMM_MAX_CPU, "MAX_MM": L.SHMM_MAX_MM, "PCP_HIGH": L.SHMM_PCP_HIGH,
-        "HIST_BUCKETS": L.SHMM_HIST_BUCKETS, "POISON": L.SHMM_POISON,
+        "HIST_BUCKETS": L.SHMM_HIST_BUCKETS, "VMA_POISON": L.SHMM_VMA_POISON,
         "SIGBUS": L.SHMM_SIGBUS, "STOPPED": L.SHMM_STOPPED,
         "IRQ_OFF": L.SHMM_IRQ_OFF, "KERNEL": L.SHMM_KERNEL, "ASLEEP": L.SHMM_ASLEEP,
         "VM_READ": L.SHMM_VM_READ, "VM_WRITE": L.SHMM_VM_WRITE, "VM_EXEC": L.SHMM_VM_EXEC,
@@ -91,11 +93,11 @@ def constants():
 
 cdef int fill_header(seg_t *g, geometry, policy) except -1:
     cdef dict p = {"scheme": 0, "walk_policy": 0, "table_free_policy": 0, "ipi_policy": 0, "force_speculation": 0,
-                   "zeroing": 1, "paranoid": 0, "fault_around": 16, "shared_core": 0}
+                   "zeroing": 1, "paranoid": 0, "fault_around": 16, "shared_core": 0, "rcu_poll_every": 64}
     p.update(policy)
     (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn) = [geometry[k] for k in GEOMETRY]
     (g.scheme, g.walk_policy, g.table_free_policy, g.ipi_policy, g.force_speculation, g.zeroing, g.paranoid,
-     g.fault_around, g.shared_core) = [p[k] for k in POLICY]
+     g.fault_around, g.shared_core, g.rcu_poll_every) = [p[k] for k in POLICY]
     segment_layout(g)
     return 0
 
@@ -164,10 +166,11 @@ cdef class Cpu:
         """Executes this CPU's program until it ends; the GIL is released.  Its task number is the CPU's.
 
         Returns 0: done, 1: stopped by the stop word, -1: failed (cpu_t.failed_pc and its neighbours say where)."""
+        cdef run_t r
         cdef i64 ret
         with nogil:
             self.wake()
-            ret = self.rest(run_program(&self.c, get64(&self.c.me.program_first), get64(&self.c.me.program_len),
+            ret = self.rest(run_program(&self.c, &r, get64(&self.c.me.program_first), get64(&self.c.me.program_len),
                                         self.c.id, self.c.g.ncpu))
         return ret
 
@@ -296,7 +299,7 @@ cdef list tell(u64 bad, breach_t *b):
 
 
 def check(uintptr_t address):
-    """The invariants I1, I2, I4, I5 and I6 (layout.h): one line for each that is broken.  All CPUs stopped."""
+    """The invariants I1 to I6 (layout.h): one line for each that is broken.  All CPUs stopped."""
     cdef Cpu cpu = Cpu(address, 0)
     cdef breach_t b
     cdef u32 *refs = <u32 *> calloc(cpu.c.g.nframe, sizeof(u32))
@@ -310,6 +313,8 @@ def check(uintptr_t address):
             out += tell(check_I1(&cpu.c, i, &b), &b)
     memset(&b, 0, sizeof(b))
     out += tell(check_I2_I4(&cpu.c, refs, &b), &b)
+    memset(&b, 0, sizeof(b))
+    out += tell(check_I3(&cpu.c, &b), &b)
     memset(&b, 0, sizeof(b))
     out += tell(check_I5(&cpu.c, &b), &b)
     memset(&b, 0, sizeof(b))

@@ -31,7 +31,8 @@
  *   I2  A present PTE maps a frame that is in use, inside a VMA of its mm that allows what the PTE allows, and
  *       a frame's reference count is the number of PTEs and page-cache slots that hold it.
  *   I3  A TLB entry that a CPU uses translates to a frame that has not been freed since the entry was filled:
- *       no translation outlives the munmap that returned.  (Checked at the use, under --paranoid.)
+ *       no translation outlives the munmap that returned.  (Looked at when it is used, under --paranoid; a breach
+ *       is counted in `violations`.)
  *   I4  Frames are conserved: in use + free = all; what is in use is a page, a page table or page cache, and
  *       after the last exit nothing is in use that was not before.
  *   I5  Counters add up: speculative attempts = successes + aborts, aborts = the sum of the named aborts,
@@ -298,6 +299,7 @@ typedef struct {
 	uint32_t scheme, walk_policy, table_free_policy, ipi_policy;
 	uint32_t force_speculation, zeroing, paranoid, fault_around;     /* fault_around: pages, 1 is off */
 	uint32_t shared_core;                      /* more CPUs than cores */
+	uint32_t rcu_poll_every;                   /* of so many polls for RCU, one looks at every CPU's state */
 	uint32_t creator_pid;
 	uint64_t creator_start;
 

@@ -54,7 +54,7 @@ cdef extern from "layout.h" nogil:
     const u64 SHMM_VM_DONTDUMP
     const u64 SHMM_VM_HUGEPAGE
     const u64 SHMM_VM_NOHUGEPAGE
-    const u64 SHMM_POISON
+    const u64 SHMM_VMA_POISON
     const u64 SHMM_SIGBUS
     const u64 SHMM_STOPPED
     const u64 SHMM_IRQ_OFF
@@ -235,6 +235,7 @@ cdef extern from "layout.h" nogil:
         u32 paranoid
         u32 fault_around
         u32 shared_core
+        u32 rcu_poll_every
         u32 creator_pid
         u64 creator_start
         a32 stop

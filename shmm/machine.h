@@ -64,7 +64,7 @@
 #define SHMM_VM_HUGEPAGE  0x20000000ull
 #define SHMM_VM_NOHUGEPAGE 0x40000000ull
 
-#define SHMM_POISON       0xdead4ead00000000ull    /* start and end of a freed VMA */
+#define SHMM_VMA_POISON   0xdead4ead00000000ull    /* start and end of a freed VMA */
 
 /* An access that failed says so as a negative errno; SIGBUS has none of its own. */
 #define SHMM_SIGBUS       1007

@@ -175,8 +175,8 @@ def imports_cluster(text: str) -> list[Finding]:
 # ---- the door ----------------------------------------------------------------------------------------------------
 
 BEHIND_THE_DOOR = (r"__atomic_\w*|__sync_\w*|\bvolatile\b|\b(?:__)?asm(?:__)?\b|\b\w*fence\w*|\bstdatomic\b"
-                   r"|\bSYS_futex\b|\bFUTEX_\w+|\bsyscall\(|\b\w*pause\w*|\bclock_gettime\b|\bgettimeofday\b|\brdtscp?\b"
-                   r"|\b(?:u|nano|clock_nano)?sleep\(|\bsched_yield\b")
+                   r"|\bSYS_futex\b|\bFUTEX_\w+|\bsyscall\(|\b(?!cpu_pause\b)\w*pause\w*|\bclock_gettime\b|\bgettimeofday\b"
+                   r"|\brdtscp?\b|\b(?:u|nano|clock_nano)?sleep\(|\bsched_yield\b")
 NOT_FOR_ROOMS = r"\bmem(?:set|cpy|move)\b|\bsig(?:action|nal)\b|\bkill\("
 
 
@@ -233,7 +233,7 @@ def lengths(text: str, limit: int) -> list[Finding]:
             for function in functions(text) if function.length > limit]
 
 
-FENCE = r"\b(smp_r?w?mb|st\d+_mb)\("
+FENCE = r"\b(smp_r?w?mb|st\d+_mb|(?<!void )announce)\("
 ONE_WAY = r"\b\w+_(?:acquire|release)\("
 PARTNER = r"\bpairs?\b|\b[A-Z]\d?:|\([A-Z]\d\)"
 
@@ -322,20 +322,20 @@ def layout_findings(c_text: str, pxd_text: str) -> list[Finding]:
 
 
 def constants_in_c(text: str) -> set[str]:
-    """The SHMM_ names that the headers define: macros, enumerators, counters and operations."""
+    """The SHMM_ names that the headers define: macros, enumerators, counters, operations and mutants."""
     found = set(re.findall(r"#\s*define\s+(SHMM_\w+)", text))
     for body in re.findall(r"\benum\b[^{;]*\{(.*?)\}", code_in_c(text), re.DOTALL):
         found |= set(re.findall(r"\bSHMM_\w+", body))
-    for macro, prefix in (("SHMM_COUNTERS", "SHMM_C_"), ("SHMM_OPS", "SHMM_OP_")):
+    for macro, prefix in (("SHMM_COUNTERS", "SHMM_C_"), ("SHMM_OPS", "SHMM_OP_"), ("SHMM_MUTANTS", "SHMM_M_")):
         for body in re.findall(rf"#define {macro}\(X\)((?:.*\\\n)*.*\n)", text):
-            found |= {prefix + name for name in re.findall(r"\bX\((\w+)\)", code_in_c(body))}
+            found |= {prefix + name for name in re.findall(r"\bX\((\w+)[,)]", code_in_c(body))}
     return found
 
 
 def unknown_constants(text: str, known: set[str]) -> list[Finding]:
-    """SHMM_ names that nothing defines, in code, comments and docstrings alike; SHMM_X_* and SHMM_X_## are families."""
+    """SHMM_ names that nothing defines, anywhere; SHMM_X_*, SHMM_X_## and SHMM_X_name are families."""
     return [(line, f"{match[0]} is defined nowhere")
-            for line, match in each(r"\bSHMM_\w*[A-Za-z0-9]\b(?!\*|_)", text) if match[0] not in known]
+            for line, match in each(r"\bSHMM_\w*[A-Za-z0-9]\b(?<!_name)(?!\*|_)", text) if match[0] not in known]
 
 
 # ---- Python --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 The rules are proved at the end: each finds what is broken in a snippet, and nothing in the snippet repaired."""
 
+import re
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from source_rules import ROOT, Finding
 
 SHMM = ROOT / "shmm"
 ROOMS = {str(path.relative_to(SHMM).with_suffix("")): path for path in rules.rooms()}
+ABOVE = {name: SHMM / f"{name}.pxd" for name in ("arch/arch", "arch/mutants", "layout")}
 ENGINE = [*sorted(SHMM.glob("*.pyx")), *sorted(SHMM.glob("*.pxi"))]
 NATIVE = [path for suffix in ("h", "pxd", "pxi", "pyx") for path in sorted(SHMM.rglob(f"*.{suffix}"))]
 PYTHON = [*sorted(SHMM.glob("*.py")), *sorted((ROOT / "cluster").glob("*.py"))]
@@ -54,12 +56,11 @@ def build(tmp_path_factory) -> tuple[str, dict[str, str]]:
 
 def test_the_table_of_rooms_is_in_order_and_complete(table):
     assert rules.table_is_in_order(table) == []
-    assert {name for _, name in table} == {*ROOMS, "layout", "arch/arch", *(path.name for path in ENGINE)}
+    assert {name for _, name in table} == {*ROOMS, *ABOVE, *(path.name for path in ENGINE)}
 
 
 def test_rooms_use_only_what_is_above_them_in_the_table(table):
-    paths = ROOMS | {"layout": SHMM / "layout.pxd", "arch/arch": SHMM / "arch/arch.pxd"}
-    paths |= {path.name: path for path in ENGINE}
+    paths = ROOMS | ABOVE | {path.name: path for path in ENGINE}
     expect_none([line for name, path in paths.items()
                  for line in found([path], lambda text, name=name: rules.floor_findings(name, text, table))])
 
@@ -71,7 +72,7 @@ def test_shmm_does_not_import_its_cluster():
 # ---- the door ----------------------------------------------------------------------------------------------------
 
 def test_nothing_but_arch_names_what_is_behind_the_door():
-    outside = [path for path in NATIVE if path.parent.name != "arch"]
+    outside = [path for path in NATIVE if SHMM / "arch" not in path.parents]
     headers = [path for path in outside if path.suffix == ".h"]
     engines = [path for path in outside if path not in headers and path not in ROOMS.values()]
     expect_none(found(headers, lambda text: rules.door_findings(rules.code_in_c(text), room=False))
@@ -93,6 +94,15 @@ def test_a_room_holds_only_what_a_room_may_hold():
 
 def test_every_barrier_names_its_partner():
     expect_none(found(ROOMS.values(), rules.barrier_findings))
+
+
+def test_every_mutant_is_asked_about_by_a_room():
+    mutants = rules.constants_in_c((SHMM / "arch/mutants.h").read_text())
+    mutants = {name for name in mutants if name.startswith("SHMM_M_")} - {"SHMM_M_", "SHMM_M_NONE"}
+    told = set(re.findall(r"\bSHMM_M_\w+", (SHMM / "arch/mutants.pxd").read_text()))
+    asked = {name for path in ROOMS.values() for name in re.findall(r"\bSHMM_M_\w+", rules.code(path.read_text()))}
+    assert len(mutants) > 40
+    assert mutants == asked == told - {"SHMM_M_NONE"}       # cimported and not asked: cython-lint finds that
 
 
 def test_functions_are_short():
@@ -198,10 +208,10 @@ PROOFS = {
                        "from . import cluster", "from .cluster import launch", "import_module('shmm.cluster')")
     ]),
     "the door, rooms": (lambda text: rules.door_findings(rules.code(text), room=True), [
-        (room(broken), room(f"pass    # not {broken}"))
+        (room(broken), room(f"cpu_pause()    # not {broken}"))
         for broken in ("__atomic_load_n(p, 0)", "__sync_synchronize()", "volatile = 1", "x = p.v", "usleep(1)",
                        "clock_gettime(0, &t)", "syscall(SYS_futex, p)", "pause_insn()", "atomic_thread_fence(5)",
-                       "sched_yield()", "memset(c.me.tlb_l1, 0, 8)", "kill(pid, 9)")
+                       "cpu_pauses()", "sched_yield()", "memset(c.me.tlb_l1, 0, 8)", "kill(pid, 9)")
     ]),
     "the door, headers": (lambda text: rules.door_findings(rules.code_in_c(text), room=False), [
         (f"{broken}\n", f"/* {broken} */ futex_wait(p, 1, 0); char *s = \"{broken[:7]}\";\n")
@@ -229,8 +239,9 @@ PROOFS = {
     "long functions": (lambda text: rules.lengths(text, 80), [(room(*["pass"] * 80), room(*["pass"] * 79))]),
     "barriers": (rules.barrier_findings, [
         *((room(broken), room(f"{broken}    # pairs with the reader's"))
-          for broken in ("smp_mb()", "smp_rmb()", "smp_wmb()", "st64_mb(p, 1)", "st64_release(p, 1)",
-                         "x = ld32_acquire(p)", "cmpxchg64_acquire(p, 0, 1)", "fetch_add64_release(p, 1)")),
+          for broken in ("smp_mb()", "smp_rmb()", "smp_wmb()", "st64_mb(p, 1)", "announce(c, state, SHMM_M_MB_KERNEL)",
+                         "st64_release(p, 1)", "x = ld32_acquire(p)", "cmpxchg64_acquire(p, 0, 1)",
+                         "fetch_add64_release(p, 1)")),
         (room("# C: too far above", "", "", "", "smp_mb()"), room("# C: near", "", "", "smp_mb()")),
         (room("smp_mb()    # orders things"), room("st64_release(p, 1)    # (T1)")),
         (room("smp_mb()", doc="A pairs with B."), room("st32_release(p, 1)", doc="A pairs with B.")),
@@ -255,8 +266,10 @@ PROOFS = {
                          ("e[A * B]", "e"), ("x_t", "y_t"))
     ]),
     "constants": (lambda text: rules.unknown_constants(text, rules.constants_in_c(
-        "#define SHMM_A 1\nenum e { SHMM_B = 2 };\n#define SHMM_OPS(X) \\\n\tX(END) /* x */ \\\n\tX(NOP)\n")), [
-        ("# see SHMM_C\n", "SHMM_A + SHMM_B + SHMM_OP_NOP    # SHMM_PTE_*\n"),
+        "#define SHMM_A 1\nenum e { SHMM_B = 2 };\n#define SHMM_OPS(X) \\\n\tX(END) /* x */ \\\n\tX(NOP)\n"
+        "#define SHMM_MUTANTS(X) \\\n\tX(ODD, \"spf\", \"X(NONE)\")\n")), [
+        (broken, "SHMM_A + SHMM_B + SHMM_OP_NOP + SHMM_M_ODD    # SHMM_PTE_*, SHMM_C_name\n")
+        for broken in ("# see SHMM_C\n", "SHMM_M_NONE")
     ]),
     "docstrings": (rules.undocumented, [
         (broken, '"""m"""\nclass A:\n    """a"""\n    def _f(self): pass\n')

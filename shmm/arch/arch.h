@@ -42,6 +42,9 @@ enum shmm_access {
 	SHMM_RMW_RELAXED, SHMM_RMW_ACQUIRE, SHMM_RMW_RELEASE, SHMM_FENCE_READ, SHMM_FENCE_WRITE,
 };
 
+/* What happens to a lock, for lockdep_event(). */
+enum shmm_lock_event { SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED };
+
 #ifndef SHMM_ENGINE_HEADER
 # define SHMM_ENGINE_HEADER "native.h"
 #endif
@@ -144,7 +147,6 @@ static inline void barrier(void) { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
  *   operation       record pc of this CPU's program begins, or has ended
  *   mutant          whether a protection (mutants.h) is taken away, to see whether anybody notices: a constant no,
  *                   except on the engine that can tell */
-enum shmm_lock_event { SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED };
 static inline void lockdep_event(const void *lock, int event) { SHMM_LOCKDEP(lock, event); }
 static inline void poison_range(void *p, size_t n) { SHMM_POISON(p, n, 1); }
 static inline void unpoison_range(void *p, size_t n) { SHMM_POISON(p, n, 0); }

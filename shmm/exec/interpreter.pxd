@@ -7,8 +7,8 @@ instructions, interrupts on, no lock held (native.h says why that matters)."""
 from libc.errno cimport EINVAL
 
 from shmm.arch.arch cimport (
-    a32, core_is_due, fetch_add32, futex_wait, futex_wake, get64, i64, ld32_acquire, ld32_relaxed,
-    ld64_acquire, ld64_relaxed, put64, st32_relaxed, st32_release, st64_mb, st64_relaxed, u8, u32, u64, yield_core,
+    a32, a64, core_is_due, fetch_add32, futex_wait, futex_wake, get64, i64, ld32_acquire, ld32_relaxed, ld64_acquire,
+    ld64_relaxed, operation, put64, st32_relaxed, st32_release, st64_mb, st64_relaxed, u8, u32, u64, yield_core,
 )
 from shmm.layout cimport (
     SHMM_C_ops, SHMM_C_unexpected, SHMM_OP_BARRIER, SHMM_OP_BRK, SHMM_OP_DJNZ, SHMM_OP_END, SHMM_OP_EXEC, SHMM_OP_EXIT,
@@ -240,27 +240,41 @@ cdef inline bint as_expected(vcpu_t *c, u64 pc, const shmm_insn_t *i, i64 result
     return False
 
 
-cdef inline i64 run_program(vcpu_t *c, u64 first, u64 n, u32 task, u32 tasks) noexcept nogil:
-    """RUN_DONE, RUN_STOPPED or RUN_FAILED (cpu_t.failed_pc says where)."""
-    cdef const shmm_insn_t *i
-    cdef run_t r
-    cdef u64 pc
-    cdef i64 result
-    for pc in range(SHMM_REGS):
-        r.reg[pc] = 0
+cdef inline void run_begin(run_t *r, u32 task, u32 tasks) noexcept nogil:
+    cdef u32 i
+    for i in range(SHMM_REGS):
+        r.reg[i] = 0
     r.reg[14] = task
     r.reg[15] = tasks
     r.pc = 0
     r.countdown = 64
     r.loaded = 0
+
+
+cdef inline i64 execute_and_keep(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 pc, a64 *kept) noexcept nogil:
+    """One record, whose result stays in shared memory unless the run was stopped in its midst."""
+    cdef i64 result
+    operation(c.id, pc, True)
+    result = execute(c, r, i)
+    r.reg[0] = 0
+    if result != -SHMM_STOPPED:
+        st64_relaxed(kept, <u64> result)
+        operation(c.id, pc, False)
+    return result
+
+
+cdef inline i64 run_program(vcpu_t *c, run_t *r, u64 first, u64 n, u32 task, u32 tasks) noexcept nogil:
+    """RUN_DONE, RUN_STOPPED or RUN_FAILED (cpu_t.failed_pc says where).  r: the registers, for the caller to see."""
+    cdef const shmm_insn_t *i
+    cdef u64 pc
+    cdef i64 result
+    run_begin(r, task, tasks)
     while r.pc < n and c.program[first + r.pc].op != SHMM_OP_END:
         pc = r.pc
         i = &c.program[first + pc]
-        result = execute(c, &r, i)
-        r.reg[0] = 0
+        result = execute_and_keep(c, r, i, pc, &c.result[first + pc])
         if result == -SHMM_STOPPED:
             return RUN_STOPPED
-        st64_relaxed(&c.result[first + pc], <u64> result)
         if i.op == SHMM_OP_LOAD and result >= 0 and i.opf & SHMM_OPF_EXPECT:
             result = r.loaded                   # what is expected of a load is the byte
         if not as_expected(c, pc, i, result):
@@ -268,6 +282,6 @@ cdef inline i64 run_program(vcpu_t *c, u64 first, u64 n, u32 task, u32 tasks) no
         if i.opf & SHMM_OPF_COUNT and i.op != SHMM_OP_TOUCH:
             count_vm_events(c, SHMM_C_ops, 1)
         r.pc += 1
-        if breathe(c, &r):
+        if breathe(c, r):
             return RUN_STOPPED
     return RUN_DONE

@@ -8,9 +8,10 @@ anon_vma_prepare   mmap_lock held for read at least; racing faults are serialise
 Mergeable: the same anon_vma, or at least one side without."""
 
 from shmm.arch.arch cimport (
-    fetch_add32, fetch_add32_relaxed, get32, ld32_acquire, ld32_relaxed, ld64_relaxed, put32, st32_relaxed,
+    fetch_add32, fetch_add32_relaxed, get32, ld32_acquire, ld32_relaxed, ld64_relaxed, mutant, put32, st32_relaxed,
     st32_release, st64_relaxed, u32, u64,
 )
+from shmm.arch.mutants cimport SHMM_M_ANON_VMA_LOCK, SHMM_M_ANON_VMA_RACE
 from shmm.layout cimport (
     SHMM_PAGE_SHIFT, SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_WRITE, mm_t, vcpu_t,
 )
@@ -82,10 +83,12 @@ cdef inline bint anon_vma_prepare(vcpu_t *c, mm_t *mm, u32 vma) noexcept nogil:
         anon = anon_vma_alloc(c)
         if anon == 0:
             return False
-    spin_lock(c, &mm.page_table_lock)
-    if ld32_relaxed(&c.vmas[vma].anon_vma) == 0:
+    if not mutant(SHMM_M_ANON_VMA_LOCK):
+        spin_lock(c, &mm.page_table_lock)
+    if ld32_relaxed(&c.vmas[vma].anon_vma) == 0 or mutant(SHMM_M_ANON_VMA_RACE):
         st32_release(&c.vmas[vma].anon_vma, anon)       # pairs with the acquire in vma_anon
         anon = 0
-    spin_unlock(&mm.page_table_lock)
+    if not mutant(SHMM_M_ANON_VMA_LOCK):
+        spin_unlock(&mm.page_table_lock)
     put_anon_vma(c, anon)               # somebody else was first
     return True

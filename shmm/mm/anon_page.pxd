@@ -3,7 +3,8 @@ copy-on-write share (v2 05/35 shares it too).
 
 The frame comes charged, filled and unmapped, with one reference, which the pte takes over."""
 
-from shmm.arch.arch cimport ld64_relaxed, u32, u64
+from shmm.arch.arch cimport ld64_relaxed, mutant, u32, u64
+from shmm.arch.mutants cimport SHMM_M_PTE_NONE
 from shmm.layout cimport SHMM_PAGE_SHIFT, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_WRITE, vcpu_t
 from shmm.mm.frame cimport add_batched, free_frame, uncharge_one
 from shmm.mm.lru cimport lru_add
@@ -30,7 +31,7 @@ cdef inline u32 install_anon_page(vcpu_t *c, vm_fault_t *vmf, u32 pfn) noexcept 
     if not pte_map_lock(c, vmf):
         drop_anon_page(c, pfn)
         return VM_FAULT_RETRY
-    if ld64_relaxed(vmf.pte) != 0:
+    if ld64_relaxed(vmf.pte) != 0 and not mutant(SHMM_M_PTE_NONE):
         pte_unmap_unlock(vmf)
         drop_anon_page(c, pfn)
         return 0

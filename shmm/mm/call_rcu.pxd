@@ -18,7 +18,6 @@ from shmm.mm.vmstat cimport count_vm_event
 cdef enum:
     RCU_TABLE = 0x80000000
     RCU_HIGH = 2000             # deferred objects of one CPU before it drives a grace period itself
-    POLL_EVERY = 64             # polls skipped between two looks at everybody's state
 
 
 cdef inline p32 *rcu_link(vcpu_t *c, u32 callback) noexcept nogil:
@@ -68,7 +67,7 @@ cdef inline void rcu_poll(vcpu_t *c) noexcept nogil:
     if not get32(&c.me.rcu_wait_head) and not get32(&c.me.rcu_next_head):
         return
     n = get32(&c.me.poll_count) + 1
-    if n >= POLL_EVERY or get32(&c.me.rcu_next_count) >= POLL_EVERY:
+    if n >= c.g.rcu_poll_every or get32(&c.me.rcu_next_count) >= c.g.rcu_poll_every:
         n = 0
         rcu_process(c)
     put32(&c.me.poll_count, n)

@@ -14,8 +14,9 @@ has undone what it took.
 Sources: v2 16, 18, 19, 26 and 27/35; facts of the counters: 31/35."""
 
 from shmm.arch.arch cimport (
-    copy_page, ld32_relaxed, ld64_relaxed, st32_relaxed, u32, u64,
+    copy_page, ld32_relaxed, ld64_relaxed, mutant, st32_relaxed, u32, u64,
 )
+from shmm.arch.mutants cimport SHMM_M_PTE_NONE, SHMM_M_PTE_SAME
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PMD, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ABORT_SWAP,
     SHMM_C_SPF_ATTEMPT_ANON, SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_pgcopy, SHMM_C_pgfault,
@@ -49,7 +50,8 @@ cdef inline u32 map_zero_page(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     """A read fault on an untouched page: the shared page of zeros, read-only, no reference, no anon_vma needed."""
     if not pte_map_lock(c, vmf):
         return VM_FAULT_RETRY
-    if ld64_relaxed(vmf.pte) == 0:          # else somebody filled it meanwhile: done all the same
+    # else somebody filled it meanwhile: done all the same
+    if ld64_relaxed(vmf.pte) == 0 or mutant(SHMM_M_PTE_NONE):
         set_entry(vmf.pte, vm_get_page_prot(vmf.vma.flags) | SHMM_PTE_SPECIAL | SHMM_PTE_ACCESSED)
     pte_unmap_unlock(vmf)
     return 0
@@ -85,7 +87,7 @@ cdef inline u32 wp_page_commit(vcpu_t *c, vm_fault_t *vmf, u32 old, u32 new) noe
     """Puts the copy in place, if the pte is still what was copied from.  Consumes new, unless it fails."""
     if not pte_map_lock(c, vmf):
         return VM_FAULT_RETRY
-    if ld64_relaxed(vmf.pte) != vmf.orig_pte:
+    if ld64_relaxed(vmf.pte) != vmf.orig_pte and not mutant(SHMM_M_PTE_SAME):
         pte_unmap_unlock(vmf)
         drop_anon_page(c, new)
         return 0

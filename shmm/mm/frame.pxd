@@ -13,7 +13,7 @@ batch notices that its frame is gone."""
 
 from shmm.arch.arch cimport (
     a64, clear_page, fetch_add32, fetch_add32_relaxed, fetch_add64_relaxed, get32, get64, i64, ld64_relaxed, p64,
-    put32, put64, st32_relaxed, st64_relaxed, u8, u32, u64,
+    poison_range, put32, put64, st32_relaxed, st64_relaxed, u8, u32, u64, unpoison_range,
 )
 from shmm.layout cimport (
     SHMM_C_charge_refill, SHMM_C_pgalloc, SHMM_C_pgfree, SHMM_C_zone_drain, SHMM_C_zone_refill, SHMM_CHARGE_BATCH,
@@ -75,6 +75,7 @@ cdef inline u32 alloc_frame(vcpu_t *c, u32 kind) noexcept nogil:
             return 0
     put32(&c.me.pcp_head, get32(&c.frames[pfn].next))
     put32(&c.me.pcp_count, get32(&c.me.pcp_count) - 1)
+    unpoison_range(frame_bytes(c, pfn), SHMM_PAGE_SIZE)
     st32_relaxed(&c.frames[pfn].refs, 1)
     st32_relaxed(&c.frames[pfn].kind, kind)
     st32_relaxed(&c.frames[pfn].exclusive, 1)
@@ -93,6 +94,7 @@ cdef inline void free_frame(vcpu_t *c, u32 pfn) noexcept nogil:
     """Nothing refers to the frame any more, it is on no LRU list, no TLB can reach it."""
     st32_relaxed(&c.frames[pfn].kind, SHMM_FRAME_FREE)
     st32_relaxed(&c.frames[pfn].refs, 0)
+    poison_range(frame_bytes(c, pfn), SHMM_PAGE_SIZE)
     put32(&c.frames[pfn].next, get32(&c.me.pcp_head))
     put32(&c.me.pcp_head, pfn)
     put32(&c.me.pcp_count, get32(&c.me.pcp_count) + 1)

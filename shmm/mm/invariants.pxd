@@ -2,14 +2,14 @@
 stop the world, between two steps).
 
 Each returns the number of breaches it found and fills `found` with the first, so that a checker can stop at once and
-a launcher can print a line.  I3 is checked where a translation is used (mmu.pxd)."""
+a launcher can print a line.  I3 is looked at where a translation is used (mmu.pxd) and only counted there."""
 
 from shmm.arch.arch cimport a32, get32, get64, ld32_relaxed, ld64_relaxed, u32, u64
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_SWAP, SHMM_C_pgalloc, SHMM_C_pgfree, SHMM_C_spf_abort, SHMM_C_spf_attempt,
-    SHMM_C_spf_success, SHMM_FRAME_FREE, SHMM_FRAME_TABLE, SHMM_IRQ_OFF, SHMM_PAGE_SHIFT, SHMM_PTE_PRESENT,
-    SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER, SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_WRITE,
-    mm_t, vcpu_t,
+    SHMM_C_spf_success, SHMM_C_violations, SHMM_FRAME_FREE, SHMM_FRAME_TABLE, SHMM_IRQ_OFF, SHMM_PAGE_SHIFT,
+    SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER, SHMM_VM_EXEC, SHMM_VM_READ,
+    SHMM_VM_WRITE, mm_t, vcpu_t,
 )
 from shmm.mm.find_vma cimport find_vma
 from shmm.mm.page_table cimport PGD, PTE, entry_shift, pte_pfn, table_entry
@@ -152,6 +152,13 @@ cdef inline u64 sum_counter(vcpu_t *c, u32 which) noexcept nogil:
     for cpu in range(c.g.ncpu):
         sum += ld64_relaxed(&c.cpus[cpu].counter[which])
     return sum
+
+
+cdef inline u64 check_I3(vcpu_t *c, breach_t *found) noexcept nogil:
+    cdef u64 uses = sum_counter(c, SHMM_C_violations)
+    if uses:
+        breach(found, 3, 0, b"use of a translation whose frame was freed", 0, uses, 0)
+    return uses
 
 
 cdef inline u64 frames_in_use(vcpu_t *c) noexcept nogil:

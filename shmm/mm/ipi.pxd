@@ -27,8 +27,9 @@ signal    The target's irq_disable costs no barrier (its state is soft, as on po
 Sources: the kernel's native_flush_tlb_multi and smp_call_function_many; arch/powerpc soft-masking."""
 
 from shmm.arch.arch cimport (
-    cmpxchg64_release, cpu_relax, ld32_relaxed, ld64_acquire, ld64_relaxed, ring_doorbell, u32, u64, xchg64,
+    cmpxchg64_release, cpu_relax, ld32_relaxed, ld64_acquire, ld64_relaxed, mutant, ring_doorbell, u32, u64, xchg64,
 )
+from shmm.arch.mutants cimport SHMM_M_IPI_ACK_LOST, SHMM_M_IPI_LOST
 from shmm.layout cimport (
     SHMM_ASLEEP, SHMM_C_nr_tlb_remote_flush_received, SHMM_C_shootdown_waits, SHMM_IPI_ALL, SHMM_IPI_SIGNAL,
     SHMM_IPI_VALID, SHMM_IRQ_OFF, cpu_t, vcpu_t,
@@ -45,6 +46,8 @@ cdef inline u64 ipi_request(u32 mm, u64 vpn, u64 pages) noexcept nogil:
 cdef inline void ipi_post(vcpu_t *c, cpu_t *target, u64 request) noexcept nogil:
     cdef u64 there = 0
     cdef u64 seen
+    if mutant(SHMM_M_IPI_LOST):
+        return
     while True:
         # release: pairs with the exchange in ipi_handle; the caller's pte changes come before its request
         seen = cmpxchg64_release(&target.ipi_req, there, SHMM_IPI_ALL if there else request)
@@ -59,6 +62,8 @@ cdef inline void ipi_wait(vcpu_t *c, cpu_t *target) noexcept nogil:
     """After ipi_post and a full barrier (C).  Never with interrupts off: two such senders would wait for ever."""
     cdef u64 state = ld64_acquire(&target.state)        # pairs with the releases in irq_enable and insn_end
     cdef u32 turn = 0
+    if mutant(SHMM_M_IPI_ACK_LOST):
+        return
     if c.g.ipi_policy == SHMM_IPI_SIGNAL:
         # acquires: pair with the exchange in ipi_handle and with the barrier in sleep_begin
         while (ld64_acquire(&target.ipi_req) != 0 and ld64_acquire(&target.state) & SHMM_ASLEEP == 0

@@ -14,11 +14,34 @@ Guarantees.
 
 The full barrier at each beginning is the price of both: it pairs with C in ipi.pxd and with D in rcu.pxd."""
 
-from shmm.arch.arch cimport barrier, get32, ld64_relaxed, put32, st64_mb, st64_relaxed, st64_release, u32, u64
+from shmm.arch.arch cimport (
+    barrier, get32, ld64_relaxed, mutant, put32, st64_mb, st64_relaxed, st64_release, u32, u64,
+)
+from shmm.arch.mutants cimport (
+    SHMM_M_IRQ_ENABLE_RELAXED, SHMM_M_MAILBOX_UNREAD, SHMM_M_MB_KERNEL, SHMM_M_MB_TARGET,
+)
 from shmm.layout cimport (
     SHMM_ASLEEP, SHMM_ENTRY_ONE, SHMM_IRQ_OFF, SHMM_KERNEL, SHMM_SECTION_ONE, vcpu_t,
 )
 from shmm.mm.ipi cimport ipi_handle
+
+
+cdef inline void announce(vcpu_t *c, u64 state, int without) noexcept nogil:
+    """This CPU enters the state, and looks at nothing before everybody can see that.  without: the mutant in which it
+    looks at once."""
+    if mutant(without):
+        st64_relaxed(&c.me.state, state)
+    else:
+        st64_mb(&c.me.state, state)             # pairs with C or D, as each caller says
+
+
+cdef inline void leave(vcpu_t *c, u64 flags) noexcept nogil:
+    """This CPU drops these flags of its state, when all that it did under them is over."""
+    cdef u64 state = ld64_relaxed(&c.me.state) & ~flags
+    if mutant(SHMM_M_IRQ_ENABLE_RELAXED):
+        st64_relaxed(&c.me.state, state)
+    else:
+        st64_release(&c.me.state, state)        # pairs with the acquires in ipi_wait and rcu_quiescent
 
 
 cdef inline void irq_handle_pending(vcpu_t *c) noexcept nogil:
@@ -27,10 +50,10 @@ cdef inline void irq_handle_pending(vcpu_t *c) noexcept nogil:
     while ld64_relaxed(&c.me.ipi_req):
         put32(&c.me.irq_depth, 1)
         state = ld64_relaxed(&c.me.state)
-        st64_mb(&c.me.state, (state + SHMM_SECTION_ONE) | SHMM_IRQ_OFF)     # C: as in irq_disable
+        announce(c, (state + SHMM_SECTION_ONE) | SHMM_IRQ_OFF, SHMM_M_MB_TARGET)    # C: as in irq_disable
         ipi_handle(c)
         put32(&c.me.irq_depth, 0)
-        st64_release(&c.me.state, ld64_relaxed(&c.me.state) & ~SHMM_IRQ_OFF)
+        leave(c, SHMM_IRQ_OFF)
         barrier()
 
 
@@ -45,7 +68,7 @@ cdef inline void irq_disable(vcpu_t *c) noexcept nogil:
         st64_relaxed(&c.me.state, state)        # soft-masked: the signal itself orders, on this very CPU
         barrier()
         return
-    st64_mb(&c.me.state, state)                 # C: pairs with the fence between ipi_post and ipi_wait
+    announce(c, state, SHMM_M_MB_TARGET)        # C: pairs with the fence between ipi_post and ipi_wait
     if ld64_relaxed(&c.me.ipi_req):
         ipi_handle(c)
 
@@ -56,8 +79,7 @@ cdef inline void irq_enable(vcpu_t *c) noexcept nogil:
     if depth:
         return
     barrier()
-    # release: pairs with the acquire in ipi_wait; the section's reads are over when a waiter sees it end
-    st64_release(&c.me.state, ld64_relaxed(&c.me.state) & ~SHMM_IRQ_OFF)
+    leave(c, SHMM_IRQ_OFF)              # the section's reads are over when a waiter sees it end
     barrier()
     if ld64_relaxed(&c.me.ipi_req):
         irq_handle_pending(c)
@@ -67,8 +89,8 @@ cdef inline void insn_begin(vcpu_t *c) noexcept nogil:
     cdef u64 state = ld64_relaxed(&c.me.state)
     put32(&c.me.irq_depth, 1)
     # pairs as C and as D: an instruction is an irq-off section and an RCU reader
-    st64_mb(&c.me.state, (state + SHMM_SECTION_ONE + SHMM_ENTRY_ONE) | SHMM_IRQ_OFF | SHMM_KERNEL)
-    if ld64_relaxed(&c.me.ipi_req):
+    announce(c, (state + SHMM_SECTION_ONE + SHMM_ENTRY_ONE) | SHMM_IRQ_OFF | SHMM_KERNEL, SHMM_M_MB_TARGET)
+    if ld64_relaxed(&c.me.ipi_req) and not mutant(SHMM_M_MAILBOX_UNREAD):
         ipi_handle(c)
 
 
@@ -80,8 +102,7 @@ cdef inline void insn_fault(vcpu_t *c) noexcept nogil:
 cdef inline void insn_end(vcpu_t *c) noexcept nogil:
     put32(&c.me.irq_depth, 0)
     barrier()
-    # release: pairs with the acquires in ipi_wait and rcu_quiescent
-    st64_release(&c.me.state, ld64_relaxed(&c.me.state) & ~(SHMM_IRQ_OFF | SHMM_KERNEL))
+    leave(c, SHMM_IRQ_OFF | SHMM_KERNEL)
     barrier()
     if ld64_relaxed(&c.me.ipi_req):
         irq_handle_pending(c)
@@ -89,7 +110,7 @@ cdef inline void insn_end(vcpu_t *c) noexcept nogil:
 
 cdef inline void kernel_enter(vcpu_t *c) noexcept nogil:
     # D: pairs with the fence in rcu_start; what this CPU reads from here on, a later grace period waits for
-    st64_mb(&c.me.state, (ld64_relaxed(&c.me.state) + SHMM_ENTRY_ONE) | SHMM_KERNEL)
+    announce(c, (ld64_relaxed(&c.me.state) + SHMM_ENTRY_ONE) | SHMM_KERNEL, SHMM_M_MB_KERNEL)
 
 
 cdef inline void kernel_exit(vcpu_t *c) noexcept nogil:

@@ -6,7 +6,7 @@ tears down page tables with the count even."""
 
 from shmm.layout cimport mm_t, vcpu_t
 from shmm.mm.rwsem cimport down_read, down_write, downgrade_write, up_read, up_write
-from shmm.mm.seqcount cimport mmap_seq_write_begin, mmap_seq_write_end
+from shmm.mm.seqcount cimport mmap_seq_downgrade, mmap_seq_write_begin, mmap_seq_write_end
 
 
 cdef inline void mmap_write_lock(vcpu_t *c, mm_t *mm) noexcept nogil:
@@ -20,7 +20,7 @@ cdef inline void mmap_write_unlock(vcpu_t *c, mm_t *mm) noexcept nogil:
 
 
 cdef inline void mmap_write_downgrade(vcpu_t *c, mm_t *mm) noexcept nogil:
-    mmap_seq_write_end(mm)
+    mmap_seq_downgrade(mm)
     downgrade_write(c, &mm.mmap_lock)
 
 

@@ -18,7 +18,8 @@ exist here: the list is linked through the tables' frame_t.)
 The collected frames are in the executor's private scratch (vcpu_t.gather); a full scratch is flushed and reused, as a
 full batch is in the kernel."""
 
-from shmm.arch.arch cimport get32, put32, st32_relaxed, u32, u64
+from shmm.arch.arch cimport a32, get32, mutant, poison_range, put32, st32_relaxed, u32, u64
+from shmm.arch.mutants cimport SHMM_M_FREE_BEFORE_FLUSH, SHMM_M_PTL_FREED, SHMM_M_TABLE_FREE_NOW
 from shmm.layout cimport SHMM_TABLE_FREE_RCU, mm_t, vcpu_t
 from shmm.mm.call_rcu cimport RCU_TABLE, call_rcu
 from shmm.mm.frame cimport put_frame_testzero
@@ -57,6 +58,11 @@ cdef inline void tlb_remove_page(vcpu_t *c, mmu_gather_t *tlb, u32 pfn) noexcept
 
 
 cdef inline void tlb_remove_table(vcpu_t *c, mmu_gather_t *tlb, u32 table) noexcept nogil:
+    if mutant(SHMM_M_PTL_FREED):
+        poison_range(&c.frames[table].ptl, sizeof(a32))
+    if mutant(SHMM_M_TABLE_FREE_NOW):
+        free_table(c, table)
+        return
     put32(&c.frames[table].next, tlb.tables)
     tlb.tables = table
 
@@ -69,16 +75,23 @@ cdef inline void tlb_flush_mmu_tlbonly(vcpu_t *c, mmu_gather_t *tlb) noexcept no
         tlb.end = 0
 
 
-cdef inline void tlb_flush_mmu(vcpu_t *c, mmu_gather_t *tlb) noexcept nogil:
+cdef inline void tlb_batch_pages_flush(vcpu_t *c, mmu_gather_t *tlb) noexcept nogil:
+    """Drops the collected frames' references."""
     cdef u32 i
     cdef u32 last = 0
-    tlb_flush_mmu_tlbonly(c, tlb)
     for i in range(tlb.frames):         # keep those whose last reference this was
         if put_frame_testzero(c, c.gather[i]):
             c.gather[last] = c.gather[i]
             last += 1
     release_frames(c, c.gather, last)
     tlb.frames = 0
+
+
+cdef inline void tlb_flush_mmu(vcpu_t *c, mmu_gather_t *tlb) noexcept nogil:
+    if mutant(SHMM_M_FREE_BEFORE_FLUSH):
+        tlb_batch_pages_flush(c, tlb)
+    tlb_flush_mmu_tlbonly(c, tlb)
+    tlb_batch_pages_flush(c, tlb)
 
 
 cdef inline void tlb_finish_mmu(vcpu_t *c, mmu_gather_t *tlb) noexcept nogil:

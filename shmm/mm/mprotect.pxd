@@ -5,7 +5,8 @@ and given by the next write fault, except to a page that is exclusive already (k
 
 from libc.errno cimport EACCES, EINVAL, ENOMEM
 
-from shmm.arch.arch cimport a64, i64, ld32_relaxed, ld64_relaxed, cmpxchg64, st64_relaxed, u32, u64
+from shmm.arch.arch cimport a64, i64, ld32_relaxed, ld64_relaxed, cmpxchg64, mutant, st64_relaxed, u32, u64
+from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH
 from shmm.layout cimport (
     SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL,
     SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_TASK_SIZE, SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t,
@@ -52,7 +53,8 @@ cdef inline void change_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 add
             while new != pte and cmpxchg64(entry, pte, new) != pte:     # the MMU set a bit meanwhile
                 pte = ld64_relaxed(entry)
                 new = pte_modify(c, pte, flags)
-            tlb_track(tlb, addr, addr + SHMM_PAGE_SIZE)
+            if not mutant(SHMM_M_MPROTECT_NO_FLUSH):
+                tlb_track(tlb, addr, addr + SHMM_PAGE_SIZE)
         entry += 1
         addr += SHMM_PAGE_SIZE
     spin_unlock(pte_lockptr(c, pmd))

@@ -14,7 +14,8 @@ A MAP_FIXED replacement does the same without step 4: it still needs the lock fo
 
 from libc.errno cimport EINVAL
 
-from shmm.arch.arch cimport get32, get64, i64, ld64_relaxed, put32, put64, u32, u64
+from shmm.arch.arch cimport get32, get64, i64, ld64_relaxed, mutant, put32, put64, u32, u64
+from shmm.arch.mutants cimport SHMM_M_DOWNGRADE_EARLY
 from shmm.layout cimport SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_TASK_SIZE, SHMM_VM_LOCKED, mm_t, vcpu_t
 from shmm.mm.call_rcu cimport rcu_relieve
 from shmm.mm.find_vma cimport find_vma_intersection
@@ -94,11 +95,13 @@ cdef inline i64 do_munmap(vcpu_t *c, mm_t *mm, u64 start, u64 end, bint downgrad
         return err
     vma = find_vma_intersection(c, mm, start, end)
     prev = prev_vma(c, vma)
+    if downgrade and mutant(SHMM_M_DOWNGRADE_EARLY):
+        mmap_write_downgrade(c, mm)
     doomed = detach_vmas(c, mm, vma, end)
     next = next_vma(c, prev) if prev else get32(&mm.vma_first)
     floor = vma_end(c, prev) if prev else 0
     ceiling = vma_start(c, next) if next else <u64> 1 << 48
-    if downgrade:
+    if downgrade and not mutant(SHMM_M_DOWNGRADE_EARLY):
         mmap_write_downgrade(c, mm)
     unmap_region(c, mm, doomed, floor, ceiling)
     while doomed:

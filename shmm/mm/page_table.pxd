@@ -13,8 +13,10 @@ loads of every walk).  The ptl lives in frame_t, whose memory is never anything 
 of a table freed under it locks a word that is still a lock, and its second sequence check fails."""
 
 from shmm.arch.arch cimport (
-    a32, a64, fetch_add64_relaxed, get32, ld64_acquire, ld64_relaxed, put32, st32_relaxed, st64_release, u32, u64,
+    a32, a64, fetch_add64_relaxed, get32, ld64_acquire, ld64_relaxed, mutant, put32, st32_relaxed, st64_relaxed,
+    st64_release, u32, u64, unpoison_range,
 )
+from shmm.arch.mutants cimport SHMM_M_PUBLISH_TABLE
 from shmm.layout cimport (
     SHMM_C_nr_page_table_pages, SHMM_FRAME_TABLE, SHMM_PAGE_SHIFT, SHMM_PTE_PFN, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE,
     SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_PTRS_PER, mm_t, vcpu_t,
@@ -48,8 +50,11 @@ cdef inline u64 get_entry(const a64 *entry) noexcept nogil:
 
 
 cdef inline void set_entry(a64 *entry, u64 value) noexcept nogil:
-    # release: pairs with the acquire in get_entry; a walker that sees the entry sees the table, or the page, filled
-    st64_release(entry, value)
+    if mutant(SHMM_M_PUBLISH_TABLE):
+        st64_relaxed(entry, value)
+    else:
+        # release: pairs with the acquire in get_entry; a walker that sees the entry sees the table, or the page, filled
+        st64_release(entry, value)
 
 
 cdef inline u32 pte_pfn(u64 entry) noexcept nogil:
@@ -75,6 +80,7 @@ cdef inline u64 end_of_entry(u64 addr, u64 end, u32 level) noexcept nogil:
 cdef inline u32 alloc_table(vcpu_t *c, mm_t *mm, u32 level) noexcept nogil:
     cdef u32 table = alloc_zeroed_frame(c, SHMM_FRAME_TABLE)
     if table:
+        unpoison_range(&c.frames[table].ptl, sizeof(a32))       # only a mutant poisons it (mmu_gather.pxd)
         st32_relaxed(&c.frames[table].ptl, 0)
         put32(&c.frames[table].level, level)
         fetch_add64_relaxed(&mm.pgtables, 1)

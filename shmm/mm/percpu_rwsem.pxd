@@ -13,8 +13,8 @@ Speculative COW takes mmu_notifier_lock this way (v2 23-26/35): it only tries, a
 write.  Sources: kernel/locking/percpu-rwsem.c and rcu_sync, in our own words."""
 
 from shmm.arch.arch cimport (
-    cpu_relax, fetch_add32_relaxed, ld32_acquire, ld32_relaxed, smp_mb, st32_relaxed, st32_release, u32,
-    u64, yield_core,
+    SHMM_LOCK_FREED, SHMM_LOCK_TRIED, SHMM_LOCK_WAIT, cpu_relax, ld32_acquire, ld32_relaxed, lockdep_event, smp_mb,
+    st32_relaxed, st32_release, u32, u64, yield_core,
 )
 from shmm.layout cimport percpu_rwsem_t, vcpu_t
 from shmm.mm.irq cimport sleep_begin, sleep_end
@@ -22,9 +22,14 @@ from shmm.mm.rcu cimport synchronize_rcu
 from shmm.mm.spinlock cimport spin_trylock, spin_unlock
 
 
-cdef inline void percpu_up_read(vcpu_t *c, percpu_rwsem_t *sem) noexcept nogil:
+cdef inline void percpu_uncount(vcpu_t *c, percpu_rwsem_t *sem) noexcept nogil:
     # release: pairs with the acquire of the writer's sum
     st32_release(&c.me.percpu_readers[sem.index], ld32_relaxed(&c.me.percpu_readers[sem.index]) - 1)
+
+
+cdef inline void percpu_up_read(vcpu_t *c, percpu_rwsem_t *sem) noexcept nogil:
+    lockdep_event(sem, SHMM_LOCK_FREED)
+    percpu_uncount(c, sem)
 
 
 cdef inline bint percpu_down_read_trylock(vcpu_t *c, percpu_rwsem_t *sem) noexcept nogil:
@@ -33,8 +38,9 @@ cdef inline bint percpu_down_read_trylock(vcpu_t *c, percpu_rwsem_t *sem) noexce
     if ld32_relaxed(&sem.slow):
         smp_mb()                # E: pairs with the fence in percpu_down_write
         if ld32_acquire(&sem.block):
-            percpu_up_read(c, sem)
+            percpu_uncount(c, sem)      # was never held
             return False
+    lockdep_event(sem, SHMM_LOCK_TRIED)
     return True
 
 
@@ -60,6 +66,7 @@ cdef inline void percpu_lock_writers(vcpu_t *c, percpu_rwsem_t *sem) noexcept no
 cdef inline void percpu_down_write(vcpu_t *c, percpu_rwsem_t *sem) noexcept nogil:
     """Sleeps.  On return no reader is inside and none can enter."""
     cdef u32 turn = 0
+    lockdep_event(sem, SHMM_LOCK_WAIT)
     percpu_lock_writers(c, sem)
     st32_relaxed(&sem.slow, 1)
     synchronize_rcu(c)          # from here on every reader sees slow, and who did not is visible in the sum
@@ -71,6 +78,7 @@ cdef inline void percpu_down_write(vcpu_t *c, percpu_rwsem_t *sem) noexcept nogi
 
 
 cdef inline void percpu_up_write(vcpu_t *c, percpu_rwsem_t *sem) noexcept nogil:
+    lockdep_event(sem, SHMM_LOCK_FREED)
     st32_release(&sem.block, 0)     # pairs with the acquire in percpu_down_read_trylock: who may enter sees our work
     synchronize_rcu(c)              # readers that still test block must not be joined by ones that do not
     st32_relaxed(&sem.slow, 0)

@@ -19,14 +19,15 @@ at a time drives, under rcu_lock, which is only ever tried.  rcu_seq counts by t
 Sources: McKenney's context-tracking and sequence-number design of Tree RCU; rcu_seq_snap."""
 
 from shmm.arch.arch cimport (
-    cpu_relax, get32, get64, ld64_acquire, ld64_relaxed, put32, put64, smp_mb, st64_mb, st64_release, u32, u64,
+    cpu_relax, get32, get64, ld64_acquire, ld64_relaxed, mutant, put32, put64, smp_mb, st64_release, u32, u64,
     yield_core,
 )
+from shmm.arch.mutants cimport SHMM_M_MB_GRACE, SHMM_M_MB_KERNEL, SHMM_M_RCU_READER_IGNORED
 from shmm.layout cimport (
     SHMM_ASLEEP, SHMM_C_rcu_grace_periods, SHMM_ENTRY_MASK, SHMM_ENTRY_ONE, SHMM_IRQ_OFF, SHMM_KERNEL, cpu_t, seg_t,
     vcpu_t,
 )
-from shmm.mm.irq cimport sleep_begin, sleep_end
+from shmm.mm.irq cimport announce, sleep_begin, sleep_end
 from shmm.mm.spinlock cimport spin_trylock, spin_unlock
 from shmm.mm.vmstat cimport count_vm_event
 
@@ -54,19 +55,22 @@ cdef inline bint rcu_seq_done(vcpu_t *c, u64 snap) noexcept nogil:
 cdef inline void rcu_note_quiescent(vcpu_t *c) noexcept nogil:
     """This CPU holds no RCU reference at this point of its system call: as if it had left the kernel and come back."""
     # D: pairs with the fence in rcu_start, like any kernel entry
-    st64_mb(&c.me.state, ld64_relaxed(&c.me.state) + SHMM_ENTRY_ONE)
+    announce(c, ld64_relaxed(&c.me.state) + SHMM_ENTRY_ONE, SHMM_M_MB_KERNEL)
 
 
 cdef inline bint rcu_quiescent(cpu_t *cpu) noexcept nogil:
     """Whether the CPU has passed a quiescent state since its snapshot."""
     cdef u64 now = ld64_acquire(&cpu.state)         # acquire: pairs with the release in kernel_exit and insn_end
+    if mutant(SHMM_M_RCU_READER_IGNORED):
+        return True
     return not now & (SHMM_KERNEL | SHMM_IRQ_OFF) or (now ^ get64(&cpu.rcu_snapshot)) & SHMM_ENTRY_MASK != 0
 
 
 cdef inline void rcu_start(vcpu_t *c) noexcept nogil:
     cdef u32 i
     st64_release(&c.g.rcu_seq, ld64_relaxed(&c.g.rcu_seq) + 1)      # pairs with the acquire in rcu_seq_done
-    smp_mb()                    # D: pairs with the barrier of kernel_enter, insn_begin and sleep_end
+    if not mutant(SHMM_M_MB_GRACE):
+        smp_mb()                # D: pairs with the barrier of kernel_enter, insn_begin and sleep_end
     for i in range(c.g.ncpu):
         put64(&c.cpus[i].rcu_snapshot, ld64_acquire(&c.cpus[i].state))
         put32(&c.cpus[i].rcu_done, 0)

@@ -17,8 +17,12 @@ cpu_t.wake, with the CPU marked asleep.  Why not simpler, say a ticket pair: thi
 against, so it must be as good as the kernel's."""
 
 from shmm.arch.arch cimport (
-    cmpxchg64_acquire, cpu_relax, fetch_add64, fetch_add64_acquire, fetch_add64_release, fetch_or64, futex_wait,
-    futex_wake, get32, ld32_acquire, ld32_relaxed, ld64_relaxed, now_ns, put32, st32_relaxed, st32_release, u32, u64,
+    SHMM_LOCK_FREED, SHMM_LOCK_TRIED, SHMM_LOCK_WAIT, cmpxchg64_acquire, cpu_pause, fetch_add64, fetch_add64_acquire,
+    fetch_add64_relaxed, fetch_add64_release, fetch_or64, futex_wait, futex_wake, get32, ld32_acquire, ld32_relaxed,
+    ld64_relaxed, lockdep_event, mutant, now_ns, put32, spin_turns, st32_relaxed, st32_release, u32, u64,
+)
+from shmm.arch.mutants cimport (
+    SHMM_M_RWSEM_DOWNGRADE_GAP, SHMM_M_RWSEM_NO_WAKE, SHMM_M_RWSEM_READERS_IGNORED, SHMM_M_UP_READ_RELAXED,
 )
 from shmm.layout cimport (
     SHMM_ASLEEP, SHMM_C_rwsem_handoff, SHMM_C_rwsem_read_fast, SHMM_C_rwsem_read_sleep, SHMM_C_rwsem_read_slow,
@@ -37,6 +41,7 @@ cdef enum:
     WAIT_READ = 1
     WAIT_WRITE = 2
     SPIN_TURNS = 200
+    WAKE_TURNS = 64
     HANDOFF_NS = 4000000        # RWSEM_WAIT_TIMEOUT: 1/250 s
 
 
@@ -70,11 +75,11 @@ cdef inline void wake_cpu(cpu_t *cpu) noexcept nogil:
 
 cdef inline void wait_for_wake(vcpu_t *c, u64 timeout_ns) noexcept nogil:
     """Returns when woken or after a time-out (0: none).  Spins a little: most waits are short."""
-    cdef u32 turn = 0
+    cdef u32 turns = spin_turns(WAKE_TURNS)
     cdef u64 mode
-    while ld32_acquire(&c.me.wake) == 0 and turn < 64:      # acquire: pairs with the release in wake_cpu
-        cpu_relax(0)
-        turn += 1
+    while turns and ld32_acquire(&c.me.wake) == 0:          # acquire: pairs with the release in wake_cpu
+        cpu_pause()
+        turns -= 1
     mode = sleep_begin(c)
     while ld32_acquire(&c.me.wake) == 0:                    # pairs with the release in wake_cpu
         futex_wait(&c.me.wake, 0, timeout_ns)
@@ -124,6 +129,8 @@ cdef inline void rwsem_mark_wake(vcpu_t *c, rwsem_t *sem) noexcept nogil:
 
 
 cdef inline void rwsem_wake(vcpu_t *c, rwsem_t *sem) noexcept nogil:
+    if mutant(SHMM_M_RWSEM_NO_WAKE):
+        return
     spin_lock(c, &sem.wait_lock)
     rwsem_mark_wake(c, sem)
     spin_unlock(&sem.wait_lock)
@@ -159,8 +166,10 @@ cdef inline void smp_acquire_after_count(rwsem_t *sem) noexcept nogil:
 
 
 cdef inline void down_read(vcpu_t *c, rwsem_t *sem) noexcept nogil:
+    cdef u64 count
+    lockdep_event(sem, SHMM_LOCK_WAIT)
     # acquire: pairs with the releases in up_write and downgrade_write
-    cdef u64 count = fetch_add64_acquire(&sem.count, READER)
+    count = fetch_add64_acquire(&sem.count, READER)
     if count & (WRITER | WAITERS | HANDOFF):
         rwsem_down_read_slowpath(c, sem, count + READER)
     else:
@@ -174,6 +183,7 @@ cdef inline bint down_read_trylock(vcpu_t *c, rwsem_t *sem) noexcept nogil:
         # acquire: pairs with the releases in up_write and downgrade_write
         seen = cmpxchg64_acquire(&sem.count, count, count + READER)
         if seen == count:
+            lockdep_event(sem, SHMM_LOCK_TRIED)
             count_vm_event(c, SHMM_C_rwsem_read_fast)
             return True
         count = seen
@@ -181,8 +191,13 @@ cdef inline bint down_read_trylock(vcpu_t *c, rwsem_t *sem) noexcept nogil:
 
 
 cdef inline void up_read(vcpu_t *c, rwsem_t *sem) noexcept nogil:
-    # release: pairs with the acquire of the next writer
-    cdef u64 count = fetch_add64_release(&sem.count, <u64> -READER) - READER
+    cdef u64 count
+    lockdep_event(sem, SHMM_LOCK_FREED)
+    if mutant(SHMM_M_UP_READ_RELAXED):
+        count = fetch_add64_relaxed(&sem.count, <u64> -READER) - READER
+    else:
+        # release: pairs with the acquire of the next writer
+        count = fetch_add64_release(&sem.count, <u64> -READER) - READER
     if count >> 8 == 0 and count & (WRITER | WAITERS) == WAITERS:
         rwsem_wake(c, sem)
 
@@ -193,19 +208,23 @@ cdef inline bint owner_is_running(vcpu_t *c, rwsem_t *sem) noexcept nogil:
     return owner == 0 or not ld64_relaxed(&c.cpus[owner - 1].state) & SHMM_ASLEEP
 
 
+cdef inline bint keeps_writers_out(u64 count) noexcept nogil:
+    """Whether somebody holds the lock, be it for reading."""
+    return count & WRITER != 0 or (count >> 8 != 0 and not mutant(SHMM_M_RWSEM_READERS_IGNORED))
+
+
 cdef inline bint rwsem_optimistic_spin(vcpu_t *c, rwsem_t *sem) noexcept nogil:
-    cdef u32 turn = 0
-    cdef u32 turns = SPIN_TURNS // 16 if c.g.shared_core else SPIN_TURNS
+    cdef u32 turns = spin_turns(SPIN_TURNS // 16 if c.g.shared_core else SPIN_TURNS)
     cdef u64 count
-    while turn < turns and owner_is_running(c, sem):
+    while turns and owner_is_running(c, sem):
         count = ld64_relaxed(&sem.count)
-        if not count & (WRITER | HANDOFF) and count >> 8 == 0:
+        if not count & HANDOFF and not keeps_writers_out(count):
             # acquire: pairs with the releases in up_read and up_write
             if cmpxchg64_acquire(&sem.count, count, count | WRITER) == count:
                 count_vm_event(c, SHMM_C_rwsem_write_spin)
                 return True
-        cpu_relax(0)
-        turn += 1
+        cpu_pause()
+        turns -= 1
     return False
 
 
@@ -217,7 +236,7 @@ cdef inline bint rwsem_try_write_lock(vcpu_t *c, rwsem_t *sem, bint insist) noex
     while True:
         if count & HANDOFF and not first:
             return False
-        if count & WRITER or count >> 8:
+        if keeps_writers_out(count):
             if insist and first and not count & HANDOFF:
                 fetch_or64(&sem.count, HANDOFF)
                 count_vm_event(c, SHMM_C_rwsem_handoff)
@@ -264,6 +283,7 @@ cdef inline void rwsem_down_write_slowpath(vcpu_t *c, rwsem_t *sem) noexcept nog
 
 
 cdef inline void down_write(vcpu_t *c, rwsem_t *sem) noexcept nogil:
+    lockdep_event(sem, SHMM_LOCK_WAIT)
     # acquire: pairs with the releases in up_read and up_write
     if cmpxchg64_acquire(&sem.count, 0, WRITER) == 0:
         count_vm_event(c, SHMM_C_rwsem_write_fast)
@@ -274,6 +294,7 @@ cdef inline void down_write(vcpu_t *c, rwsem_t *sem) noexcept nogil:
 
 cdef inline void up_write(vcpu_t *c, rwsem_t *sem) noexcept nogil:
     cdef u64 count
+    lockdep_event(sem, SHMM_LOCK_FREED)
     st32_relaxed(&sem.owner, 0)
     count = fetch_add64_release(&sem.count, <u64> -WRITER)      # release: pairs with the next locker's acquire
     if count & WAITERS:
@@ -283,10 +304,14 @@ cdef inline void up_write(vcpu_t *c, rwsem_t *sem) noexcept nogil:
 cdef inline void downgrade_write(vcpu_t *c, rwsem_t *sem) noexcept nogil:
     """From writer to reader without a gap in which another writer could enter."""
     cdef u64 count
+    if mutant(SHMM_M_RWSEM_DOWNGRADE_GAP):
+        up_write(c, sem)
+        down_read(c, sem)
+        return
     st32_relaxed(&sem.owner, 0)
     # release: pairs with the acquires of the readers that may now enter
     count = fetch_add64_release(&sem.count, <u64> (READER - WRITER))
-    if count & WAITERS:
+    if count & WAITERS and not mutant(SHMM_M_RWSEM_NO_WAKE):
         spin_lock(c, &sem.wait_lock)
         if get32(&sem.wait_head) and get32(&c.cpus[get32(&sem.wait_head) - 1].waiter_type) == WAIT_READ:
             rwsem_mark_wake(c, sem)

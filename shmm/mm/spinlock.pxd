@@ -17,17 +17,25 @@ Lock order of the whole memory manager, outermost first (a lock may be taken whi
 Nobody spins for a lock with interrupts off: zap_pte_range may flush remote TLBs under its ptl and wait for every CPU
 that has interrupts off, so a speculator that waited for that ptl would wait for ever.  That is why it only tries."""
 
-from shmm.arch.arch cimport a32, cmpxchg32_acquire, cpu_relax, ld32_relaxed, st32_release, u32
+from shmm.arch.arch cimport (
+    SHMM_LOCK_FREED, SHMM_LOCK_TRIED, SHMM_LOCK_WAIT, a32, cmpxchg32_acquire, cpu_relax, ld32_relaxed, lockdep_event,
+    mutant, st32_relaxed, st32_release, u32,
+)
+from shmm.arch.mutants cimport SHMM_M_UNLOCK_RELAXED
 from shmm.layout cimport vcpu_t
 
 
 cdef inline bint spin_trylock(vcpu_t *c, a32 *lock) noexcept nogil:
     # acquire: pairs with the release in spin_unlock
-    return ld32_relaxed(lock) == 0 and cmpxchg32_acquire(lock, 0, c.id + 1) == 0
+    if ld32_relaxed(lock) != 0 or cmpxchg32_acquire(lock, 0, c.id + 1) != 0:
+        return False
+    lockdep_event(lock, SHMM_LOCK_TRIED)
+    return True
 
 
 cdef inline void spin_lock(vcpu_t *c, a32 *lock) noexcept nogil:
     cdef u32 turn = 0
+    lockdep_event(lock, SHMM_LOCK_WAIT)
     while cmpxchg32_acquire(lock, 0, c.id + 1) != 0:    # acquire: pairs with the release in spin_unlock
         while ld32_relaxed(lock) != 0:                  # wait on a shared line, not on an exclusive one
             cpu_relax(turn)
@@ -35,4 +43,8 @@ cdef inline void spin_lock(vcpu_t *c, a32 *lock) noexcept nogil:
 
 
 cdef inline void spin_unlock(a32 *lock) noexcept nogil:
-    st32_release(lock, 0)                               # release: pairs with the acquire in spin_lock
+    lockdep_event(lock, SHMM_LOCK_FREED)
+    if mutant(SHMM_M_UNLOCK_RELAXED):
+        st32_relaxed(lock, 0)
+    else:
+        st32_release(lock, 0)                           # release: pairs with the acquire in spin_lock

@@ -8,13 +8,16 @@ the slot is not handed out again before a grace period, so a speculator that fou
 Each CPU keeps a short list of free slots and exchanges batches of 16 with the pool under vma_pool.lock."""
 
 from shmm.arch.arch cimport (
-    get32, ld32_relaxed, ld64_relaxed, put32, st32_relaxed, st64_relaxed, u32, u64,
+    get32, ld32_relaxed, ld64_relaxed, poison_range, put32, st32_relaxed, st64_relaxed, u32, u64, unpoison_range,
 )
 from shmm.layout cimport (
-    SHMM_PAGE_SHIFT, SHMM_POISON, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_USER, SHMM_PTE_WRITE,
-    SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_SHARED, SHMM_VM_WRITE, SHMM_VMA_BATCH, vcpu_t, vma_t,
+    SHMM_PAGE_SHIFT, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_VM_EXEC,
+    SHMM_VM_READ, SHMM_VM_SHARED, SHMM_VM_WRITE, SHMM_VMA_BATCH, SHMM_VMA_POISON, vcpu_t, vma_t,
 )
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
+
+cdef enum:
+    LOCKLESS_BYTES = 64         # of a VMA: the line that speculators read
 
 # What a fault knows of its VMA: a copy, consistent or thrown away.
 cdef struct vma_copy_t:
@@ -33,6 +36,15 @@ cdef inline void vma_copy(vma_copy_t *to, vcpu_t *c, u32 vma) noexcept nogil:
     to.file = ld32_relaxed(&v.file)
     to.anon_vma = ld32_relaxed(&v.anon_vma)
     to.vma = vma
+
+
+cdef inline bint vma_unchanged(vcpu_t *c, const vma_copy_t *old) noexcept nogil:
+    """Whether the VMA still says what was copied (a freed one's range is poisoned).  No check that speculation relies
+    on: the mutant that takes it for one is there to show that it proves too little."""
+    cdef vma_t *v = &c.vmas[old.vma]
+    return (ld64_relaxed(&v.start) == old.start and ld64_relaxed(&v.end) == old.end
+            and ld64_relaxed(&v.flags) == old.flags and ld64_relaxed(&v.pgoff) == old.pgoff
+            and ld32_relaxed(&v.file) == old.file and ld32_relaxed(&v.anon_vma) == old.anon_vma)
 
 
 cdef inline bint vma_is_anonymous(vcpu_t *c, u32 vma) noexcept nogil:
@@ -100,6 +112,7 @@ cdef inline u32 vm_area_alloc(vcpu_t *c, u32 mm, u64 start, u64 end, u64 flags, 
     v = &c.vmas[vma]
     put32(&c.me.vma_head, get32(&v.rcu_next))
     put32(&c.me.vma_count, get32(&c.me.vma_count) - 1)
+    unpoison_range(v, LOCKLESS_BYTES)
     st64_relaxed(&v.start, start)
     st64_relaxed(&v.end, end)
     st64_relaxed(&v.flags, flags)
@@ -115,13 +128,14 @@ cdef inline u32 vm_area_alloc(vcpu_t *c, u32 mm, u64 start, u64 end, u64 flags, 
 
 cdef inline void vm_area_poison(vcpu_t *c, u32 vma) noexcept nogil:
     """From now on no comparison with the range makes sense; the links stay."""
-    st64_relaxed(&c.vmas[vma].start, SHMM_POISON)
-    st64_relaxed(&c.vmas[vma].end, SHMM_POISON)
+    st64_relaxed(&c.vmas[vma].start, SHMM_VMA_POISON)
+    st64_relaxed(&c.vmas[vma].end, SHMM_VMA_POISON)
     put32(&c.vmas[vma].freed, 1)
 
 
 cdef inline void vm_area_free_now(vcpu_t *c, u32 vma) noexcept nogil:
     """Back to the free list: no speculator can be looking at it (a grace period has passed)."""
+    poison_range(&c.vmas[vma], LOCKLESS_BYTES)
     put32(&c.vmas[vma].rcu_next, get32(&c.me.vma_head))
     put32(&c.me.vma_head, vma)
     put32(&c.me.vma_count, get32(&c.me.vma_count) + 1)

@@ -7,13 +7,24 @@ precedes it; a new range that fits its neighbours never becomes a VMA at all (vm
 
 from libc.errno cimport ENOMEM
 
-from shmm.arch.arch cimport get32, i64, ld32_relaxed, ld64_relaxed, st32_relaxed, st64_relaxed, u32, u64
+from shmm.arch.arch cimport get32, i64, ld32_relaxed, ld64_relaxed, mutant, st32_relaxed, st64_relaxed, u32, u64
+from shmm.arch.mutants cimport SHMM_M_VMA_FREE_NOW, SHMM_M_VMA_LINKS_REUSED
 from shmm.layout cimport SHMM_MAX_MAP_COUNT, SHMM_PAGE_SHIFT, mm_t, vcpu_t, vma_t
 from shmm.mm.anon cimport get_anon_vma, put_anon_vma
-from shmm.mm.call_rcu cimport call_rcu
+from shmm.mm.call_rcu cimport RCU_TABLE, call_rcu
 from shmm.mm.file cimport get_file, put_file
 from shmm.mm.vma cimport vm_area_alloc, vm_area_free_now, vm_area_poison, vma_end, vma_start
 from shmm.mm.vma_tree cimport gap_propagate, next_vma, prev_vma, vma_link, vma_unlink
+
+
+cdef inline void vma_overlay_links(vcpu_t *c, u32 vma) noexcept nogil:
+    """Only for a mutant: what a callback list would do to the child links if it shared their memory.  The list's next
+    entry if that is a VMA, so that the links stay indices (T2 in vma_tree.pxd) and nothing else."""
+    cdef u32 next = get32(&c.me.rcu_next_head)
+    if next & RCU_TABLE:
+        next = 0
+    st32_relaxed(&c.vmas[vma].left, next)
+    st32_relaxed(&c.vmas[vma].right, next)
 
 
 cdef inline void vm_area_free(vcpu_t *c, mm_t *mm, u32 vma) noexcept nogil:
@@ -22,7 +33,9 @@ cdef inline void vm_area_free(vcpu_t *c, mm_t *mm, u32 vma) noexcept nogil:
     put_anon_vma(c, ld32_relaxed(&c.vmas[vma].anon_vma))
     put_file(c, ld32_relaxed(&c.vmas[vma].file))
     vm_area_poison(c, vma)
-    if ld32_relaxed(&mm.users) > 1:
+    if ld32_relaxed(&mm.users) > 1 and not mutant(SHMM_M_VMA_FREE_NOW):
+        if mutant(SHMM_M_VMA_LINKS_REUSED):
+            vma_overlay_links(c, vma)
         call_rcu(c, vma)
     else:
         vm_area_free_now(c, vma)

@@ -17,7 +17,10 @@ meanwhile: the reader throws its result away.  (Facts: lib/rbtree.c, "Notes on l
 subtree_gap is the largest hole right before any VMA of the subtree, which makes the top-down search for free address
 space logarithmic, as the augmented rbtree of kernels before the maple tree did."""
 
-from shmm.arch.arch cimport a32, get32, get64, ld32_relaxed, put32, put64, st32_release, u32, u64
+from shmm.arch.arch cimport (
+    a32, get32, get64, ld32_relaxed, mutant, put32, put64, st32_relaxed, st32_release, u32, u64,
+)
+from shmm.arch.mutants cimport SHMM_M_PUBLISH_VMA
 from shmm.layout cimport mm_t, vcpu_t
 from shmm.mm.vma cimport vma_end, vma_start
 
@@ -74,14 +77,21 @@ cdef inline void set_parent(vcpu_t *c, u32 v, u32 parent) noexcept nogil:
         put32(&c.vmas[v].parent, parent)
 
 
-cdef inline void change_child(vcpu_t *c, mm_t *mm, u32 parent, u32 old, u32 new) noexcept nogil:
-    # release: pairs with the acquire in find_vma (T1)
-    if parent == 0:
-        st32_release(&mm.vma_root, new)
-    elif left_of(c, parent) == old:
-        st32_release(&c.vmas[parent].left, new)
+cdef inline void set_child(a32 *link, u32 v) noexcept nogil:
+    """Every link that a descent may follow."""
+    if mutant(SHMM_M_PUBLISH_VMA):
+        st32_relaxed(link, v)
     else:
-        st32_release(&c.vmas[parent].right, new)
+        st32_release(link, v)           # pairs with the acquire in find_vma (T1)
+
+
+cdef inline void change_child(vcpu_t *c, mm_t *mm, u32 parent, u32 old, u32 new) noexcept nogil:
+    if parent == 0:
+        set_child(&mm.vma_root, new)
+    elif left_of(c, parent) == old:
+        set_child(&c.vmas[parent].left, new)
+    else:
+        set_child(&c.vmas[parent].right, new)
 
 
 cdef inline void rotate_left(vcpu_t *c, mm_t *mm, u32 x) noexcept nogil:
@@ -89,8 +99,8 @@ cdef inline void rotate_left(vcpu_t *c, mm_t *mm, u32 x) noexcept nogil:
     cdef u32 y = right_of(c, x)
     cdef u32 moved = left_of(c, y)
     cdef u32 parent = parent_of(c, x)
-    st32_release(&c.vmas[x].right, moved)
-    st32_release(&c.vmas[y].left, x)
+    set_child(&c.vmas[x].right, moved)
+    set_child(&c.vmas[y].left, x)
     set_parent(c, moved, x)
     put32(&c.vmas[y].parent, parent)
     put32(&c.vmas[x].parent, y)
@@ -103,8 +113,8 @@ cdef inline void rotate_right(vcpu_t *c, mm_t *mm, u32 x) noexcept nogil:
     cdef u32 y = left_of(c, x)
     cdef u32 moved = right_of(c, y)
     cdef u32 parent = parent_of(c, x)
-    st32_release(&c.vmas[x].left, moved)
-    st32_release(&c.vmas[y].right, x)
+    set_child(&c.vmas[x].left, moved)
+    set_child(&c.vmas[y].right, x)
     set_parent(c, moved, x)
     put32(&c.vmas[y].parent, parent)
     put32(&c.vmas[x].parent, y)
@@ -174,13 +184,12 @@ cdef inline void vma_link(vcpu_t *c, mm_t *mm, u32 v) noexcept nogil:
     put32(&c.vmas[v].parent, parent)
     put32(&c.vmas[v].red, 1)
     list_insert(c, mm, v, prev, next)
-    # release: publishes v (T1)
-    if parent == 0:
-        st32_release(&mm.vma_root, v)
+    if parent == 0:                     # from here on v can be found
+        set_child(&mm.vma_root, v)
     elif parent == next:
-        st32_release(&c.vmas[parent].left, v)
+        set_child(&c.vmas[parent].left, v)
     else:
-        st32_release(&c.vmas[parent].right, v)
+        set_child(&c.vmas[parent].right, v)
     gap_propagate(c, v)
     if next:
         gap_propagate(c, next)
@@ -258,11 +267,11 @@ cdef inline void erase_two_children(vcpu_t *c, mm_t *mm, u32 v, u32 successor) n
         parent = successor
     else:
         # T3: out of its old place, then downwards links, then into the new place
-        st32_release(&c.vmas[parent].left, child)
+        set_child(&c.vmas[parent].left, child)
         set_parent(c, child, parent)
-        st32_release(&c.vmas[successor].right, right_of(c, v))
+        set_child(&c.vmas[successor].right, right_of(c, v))
         set_parent(c, right_of(c, v), successor)
-    st32_release(&c.vmas[successor].left, left_of(c, v))
+    set_child(&c.vmas[successor].left, left_of(c, v))
     set_parent(c, left_of(c, v), successor)
     put32(&c.vmas[successor].red, get32(&c.vmas[v].red))
     put32(&c.vmas[successor].parent, parent_of(c, v))

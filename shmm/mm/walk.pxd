@@ -18,7 +18,10 @@ The truth of what was read is established once, at the commit, by pte_map_lock:
 Step 5 is the invariant the protocol rests on: every writer that tears this table down bumps mmap_seq before and takes
 this ptl after; a faulter that holds the ptl with the old count will be seen, and undone, by that writer."""
 
-from shmm.arch.arch cimport a32, a64, ld64_relaxed, u32, u64
+from shmm.arch.arch cimport a32, a64, ld64_relaxed, mutant, u32, u64
+from shmm.arch.mutants cimport (
+    SHMM_M_PTL_SPIN, SHMM_M_SEQ1, SHMM_M_SEQ2, SHMM_M_SEQ_BOTH, SHMM_M_VMA_MEMCMP, SHMM_M_WALK_UNPROTECTED,
+)
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1,
     SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2, SHMM_C_ptl_contended, SHMM_WALK_IRQ, mm_t, vcpu_t,
@@ -28,7 +31,7 @@ from shmm.mm.page_table cimport PTE, entry_below, pte_lockptr
 from shmm.mm.rcu cimport rcu_read_lock, rcu_read_unlock
 from shmm.mm.seqcount cimport mmap_seq_read_check
 from shmm.mm.spinlock cimport spin_lock, spin_trylock, spin_unlock
-from shmm.mm.vma cimport vma_copy_t
+from shmm.mm.vma cimport vma_copy_t, vma_unchanged
 from shmm.mm.vmstat cimport count_vm_event
 
 cdef enum:
@@ -57,6 +60,8 @@ cdef struct vm_fault_t:
 
 
 cdef inline void speculative_page_walk_begin(vcpu_t *c) noexcept nogil:
+    if mutant(SHMM_M_WALK_UNPROTECTED):
+        return
     if c.g.walk_policy == SHMM_WALK_IRQ:
         irq_disable(c)
     else:
@@ -64,6 +69,8 @@ cdef inline void speculative_page_walk_begin(vcpu_t *c) noexcept nogil:
 
 
 cdef inline void speculative_page_walk_end(vcpu_t *c) noexcept nogil:
+    if mutant(SHMM_M_WALK_UNPROTECTED):
+        return
     if c.g.walk_policy == SHMM_WALK_IRQ:
         irq_enable(c)
     else:
@@ -76,17 +83,28 @@ cdef inline void pte_set_table(vcpu_t *c, vm_fault_t *vmf, u64 pmd) noexcept nog
     vmf.ptl = pte_lockptr(c, pmd)
 
 
+cdef inline bint nothing_changed(vcpu_t *c, vm_fault_t *vmf, int without) noexcept nogil:
+    """Steps 2 and 5; without: the mutant that leaves this one out."""
+    if mutant(without) or mutant(SHMM_M_SEQ_BOTH):
+        return True
+    if mutant(SHMM_M_VMA_MEMCMP):
+        return vma_unchanged(c, &vmf.vma)
+    return mmap_seq_read_check(vmf.mm, vmf.seq)
+
+
 cdef inline bint pte_map_lock_speculative(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
-    if not mmap_seq_read_check(vmf.mm, vmf.seq):
+    if not nothing_changed(c, vmf, SHMM_M_SEQ1):
         count_vm_event(c, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1)
         return False
     if ld64_relaxed(vmf.pmd) != vmf.orig_pmd:
         count_vm_event(c, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD)
         return False
-    if not spin_trylock(c, vmf.ptl):
+    if mutant(SHMM_M_PTL_SPIN):
+        spin_lock(c, vmf.ptl)
+    elif not spin_trylock(c, vmf.ptl):
         count_vm_event(c, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL)
         return False
-    if not mmap_seq_read_check(vmf.mm, vmf.seq):
+    if not nothing_changed(c, vmf, SHMM_M_SEQ2):
         spin_unlock(vmf.ptl)
         count_vm_event(c, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2)
         return False

@@ -8,8 +8,9 @@ comes here downgraded.  Dirty pages of shared files are flushed before their ptl
 a page that is cleaned afterwards cannot be dirtied through a stale translation."""
 
 from shmm.arch.arch cimport (
-    a64, fetch_add64_relaxed, get32, i64, ld32_relaxed, ld64_relaxed, u32, u64, xchg64,
+    a64, fetch_add64_relaxed, get32, i64, ld32_relaxed, ld64_relaxed, mutant, u32, u64, xchg64,
 )
+from shmm.arch.mutants cimport SHMM_M_FLUSH_BEFORE_ZAP, SHMM_M_ZAP_NO_LOCK
 from shmm.layout cimport (
     SHMM_FRAME_FILE, SHMM_PAGE_SIZE, SHMM_PTE_DIRTY, SHMM_PTE_SPECIAL, mm_t, vcpu_t,
 )
@@ -21,6 +22,7 @@ from shmm.mm.page_table cimport (
     PGD, PMD, PTE, end_of_entry, entry_below, entry_index, entry_shift, find_pmd, get_entry, pte_lockptr,
     pte_pfn, set_entry, table_entry,
 )
+from shmm.mm.shootdown cimport flush_tlb_mm_range
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 
 
@@ -32,11 +34,13 @@ cdef inline u64 zap_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u
     cdef bint force_flush = False
     cdef u64 pte
     cdef u32 pfn
-    spin_lock(c, pte_lockptr(c, pmd))
+    if not mutant(SHMM_M_ZAP_NO_LOCK):
+        spin_lock(c, pte_lockptr(c, pmd))
     while addr < end and not tlb_full(c, tlb):
         if ld64_relaxed(entry) != 0:
             pte = xchg64(entry, 0)          # atomic: the MMU may be setting the dirty bit
-            tlb_track(tlb, addr, addr + SHMM_PAGE_SIZE)
+            if not mutant(SHMM_M_FLUSH_BEFORE_ZAP):
+                tlb_track(tlb, addr, addr + SHMM_PAGE_SIZE)
             if not pte & SHMM_PTE_SPECIAL:
                 pfn = pte_pfn(pte)
                 if ld32_relaxed(&c.frames[pfn].kind) == SHMM_FRAME_FILE:
@@ -51,13 +55,16 @@ cdef inline u64 zap_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u
     add_batched(&c.me.rss_file, &tlb.mm.rss_file, -file)
     if force_flush:
         tlb_flush_mmu_tlbonly(c, tlb)       # under the ptl: this is what a speculator must not spin against
-    spin_unlock(pte_lockptr(c, pmd))
+    if not mutant(SHMM_M_ZAP_NO_LOCK):
+        spin_unlock(pte_lockptr(c, pmd))
     return addr
 
 
 cdef inline void zap_page_range(vcpu_t *c, mmu_gather_t *tlb, u64 addr, u64 end) noexcept nogil:
     cdef u64 stop
     cdef a64 *pmd
+    if mutant(SHMM_M_FLUSH_BEFORE_ZAP):
+        flush_tlb_mm_range(c, tlb.mm, addr, end)
     while addr < end:
         stop = end_of_entry(addr, end, PMD)
         pmd = find_pmd(c, tlb.mm, addr)

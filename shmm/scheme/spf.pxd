@@ -18,7 +18,8 @@ failed mmu_notifier_trylock has no reason of its own, as in the series.
 
 Sources: v2 13, 19, 28 and 31/35 (arch/x86/mm/fault.c)."""
 
-from shmm.arch.arch cimport ld32_relaxed, u32, u64
+from shmm.arch.arch cimport ld32_relaxed, mutant, u32, u64
+from shmm.arch.mutants cimport SHMM_M_ODD, SHMM_M_VMA_COPY
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ACCESS_ERROR, SHMM_C_SPF_ABORT_NO_SPECULATE, SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_UNMAPPED,
     SHMM_C_SPF_ABORT_VMA_COPY, SHMM_C_spf_abort, SHMM_C_spf_attempt, SHMM_C_spf_success, SHMM_PAGE_SIZE, mm_t, vcpu_t,
@@ -48,14 +49,14 @@ cdef inline u32 prepare_speculation(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     """Steps 1 to 4: 0, or the counter that says why not."""
     cdef u32 reason
     vmf.seq = mmap_seq_read_start(vmf.mm)
-    if vmf.seq & 1:
+    if vmf.seq & 1 and not mutant(SHMM_M_ODD):
         return SHMM_C_SPF_ABORT_ODD
     rcu_read_lock(c)
     reason = find_and_copy_vma(c, vmf)
     rcu_read_unlock(c)
     if reason:
         return reason
-    if not mmap_seq_read_check(vmf.mm, vmf.seq):
+    if not mutant(SHMM_M_VMA_COPY) and not mmap_seq_read_check(vmf.mm, vmf.seq):
         return SHMM_C_SPF_ABORT_VMA_COPY
     if access_error(vmf.vma.flags, vmf.flags):
         return SHMM_C_SPF_ABORT_ACCESS_ERROR

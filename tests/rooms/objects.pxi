@@ -141,7 +141,7 @@ cdef inline bint whole(vcpu_t *c, u32 vma, u64 turns) noexcept nogil:
     cdef u64 i
     for i in range(turns):
         start = ld64_relaxed(&c.vmas[vma].start)
-        if start != pgoff << 12 and start != L.SHMM_POISON or ld64_relaxed(&c.vmas[vma].pgoff) != pgoff:
+        if start != pgoff << 12 and start != L.SHMM_VMA_POISON or ld64_relaxed(&c.vmas[vma].pgoff) != pgoff:
             return False
         dwell(1)
     return True
