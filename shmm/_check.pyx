@@ -50,7 +50,7 @@ cdef extern from "arch.h" nogil:
         const shmm_site_t *site
         int found
     ctypedef struct check_t "__typeof__(chk)":
-        int mutant, tracing
+        int mutant, tracing, model, serial
         u32 ncpu, ntrace, limit
         check_rooms_t rooms
         deviation_t *deviation
@@ -58,7 +58,7 @@ cdef extern from "arch.h" nogil:
         violation_t violation
         live_t live, first
     ctypedef struct explorer_t "__typeof__(explorer)":
-        u32 bound, serial, exhausted, started, nseen, nframes
+        u32 bound, exhausted, started, nseen, nframes
         u64 schedules, steps, seen_finished
         u64 registers[4]
         u64 *seen
@@ -74,6 +74,7 @@ cdef extern from "arch.h" nogil:
     const char *const check_mutant_groups[1]
     const char *const check_mutant_texts[1]
     u64 check_mix(u64, u64)
+    u64 tso_own(u32, u32, u32)
     u32 check_steps()
     void check_violate(const char*, const char*, u32)
     int check_begin(void*, u32, u32, u32, int)
@@ -124,12 +125,8 @@ cdef void cpu_interrupt(u32 cpu) noexcept nogil:
 
 
 cdef int cpu_irqs_on(u32 cpu) noexcept nogil:
-    return peek32(&vcpus[cpu].me.irq_depth) == 0
-
-
-cdef u32 peek32(const void *p) noexcept nogil:
-    """A look at a cell by the explorer itself, past the door: not an access of any CPU."""
-    return (<const u32 *> p)[0]
+    """As the CPU itself sees it: a look by the explorer, not an access of any CPU."""
+    return tso_own(cpu, <u32> (<u8 *> &vcpus[cpu].me.irq_depth - <u8 *> vcpus[cpu].g), 4) == 0
 
 
 cdef enum:
@@ -235,12 +232,14 @@ cdef class Explorer:
 
         Returns how many there are; violation() says what is wrong if one of them breaks something."""
         global collecting, noutcomes
+        cdef int model = chk.model
         noutcomes = 0
         self.begin("dfs", 0)
-        explorer.serial, collecting = 1, True
+        chk.model = 0               # one operation at a time, each sees what was stored before
+        chk.serial, collecting = 1, True
         while not explorer.exhausted and not chk.violation.found:
             check_explore(10000)
-        explorer.serial, collecting = 0, False
+        chk.serial, collecting, chk.model = 0, False, model
         return noutcomes
 
     def begin(self, strategy_name, u32 bound=2, u64 seed=1, u32 mutant=0, u32 depth=3):

@@ -1,7 +1,7 @@
 """Builds the engines that only tests need (tests/rooms), against the rooms of the shmm that is imported.
 
 A plugin of the test modules that name it in pytest_plugins: the fixture `rooms` is the native engine with exercisers
-of single rooms, `count` the counting engine.  Built extensions stay in pytest's cache folder under a hash of all that
+of single rooms, `count` the counting engine, `litmus` the check engine without rooms.  Built extensions stay in pytest's cache folder under a hash of all that
 went into them, so that a change of any room builds them anew and nothing else does."""
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import shmm
 ROOT = Path(__file__).resolve().parents[1]
 SHIPPED = Path(shmm.__file__).resolve().parent
 SOURCES = ROOT / "tests" / "rooms"
-HEADERS = {"_rooms": "native.h", "_count": "count.h"}       # engine -> what is behind its door
-FASTER = {"_rooms": ["-g0"], "_count": ["-g0", "-O1"]}      # to build; on top of what the shipped engine gets
+HEADERS = {"_rooms": "native.h", "_count": "count.h", "_litmus": "check.h"}     # engine -> what is behind its door
+FASTER = {"_rooms": ["-g0"], "_count": ["-g0", "-O1"], "_litmus": ["-g0"]}      # to build; on top of the shipped ones'
 
 
 def inputs() -> list[Path]:
@@ -123,7 +123,7 @@ BUILT = pytest.StashKey[Engines]()
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Builds before the first test, so that no test's time-out counts the compiler's time."""
-    wanted = any({"rooms", "count"} & set(getattr(item, "fixturenames", ())) for item in session.items)
+    wanted = any({"rooms", "count", "litmus"} & set(getattr(item, "fixturenames", ())) for item in session.items)
     if wanted and not session.config.option.collectonly:
         cache = getattr(session.config, "cache", None)
         folder = cache.mkdir("engines") if cache is not None else Path(tempfile.mkdtemp(prefix="shmm-engines-"))
@@ -140,6 +140,12 @@ def rooms(pytestconfig: pytest.Config) -> ModuleType:
 def count(pytestconfig: pytest.Config) -> ModuleType:
     """The counting engine (_count.pyx)."""
     return pytestconfig.stash[BUILT]["_count"]
+
+
+@pytest.fixture(scope="session")
+def litmus(pytestconfig: pytest.Config) -> ModuleType:
+    """The check engine without rooms (_litmus.pyx)."""
+    return pytestconfig.stash[BUILT]["_litmus"]
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def project_files() -> list[Path]:
 def copy_source(to: Path) -> Path:
     """The project as it is written, without anything built, in a new folder."""
     built = shutil.ignore_patterns("*.so", "*.c", "__pycache__")
-    for name in ("shmm", "cluster"):
+    for name in ("shmm", "cluster", "tests/scenarios"):
         shutil.copytree(ROOT / name, to / name, ignore=built)
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):

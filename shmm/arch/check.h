@@ -4,9 +4,9 @@
  *   check/state.h      CPUs, undo log, hash of the segment
  *   check/race.h       vector clocks, freed memory
  *   check/tso.h        store buffers          check/weak.h   old values
- *   check/memory.h     what an access does
+ *   check/memory.h     what an access does, and check/page.h what is done to pages
  *   check/schedule.h   waiting, locks, operations
- *   check/explore.h    depth-first, PCT, random, replay
+ *   check/explore.h    decisions, the depth-first search; check/strategies.h: random, PCT, replay
  *
  * An engine for one explorer per process: the state is one static variable.
  */

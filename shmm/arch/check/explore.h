@@ -25,7 +25,7 @@ typedef struct {
 } decision_t;
 
 static struct {
-	uint32_t bound, serial;         /* serial: only whole operations take turns, at no cost */
+	uint32_t bound;
 	uint32_t nframes;
 	uint32_t started, exhausted;
 	uint64_t schedules, steps;
@@ -42,6 +42,7 @@ static size_t live_bytes(void) { return offsetof(live_t, cpu) + chk.ncpu * sizeo
 
 static void fiber_main(void *argument)
 {
+	check_take_interrupts();
 	chk.rooms.main((uint32_t)(uintptr_t)argument);
 	for (;;)
 		check_leave(CHECK_ENDED);
@@ -153,34 +154,46 @@ static int buffers_empty(void)
 	return 1;
 }
 
+/* One operation at a time: an interrupt that is waited for, then whoever is inside an operation, then everybody. */
+static uint32_t serial_turns(int event, uint32_t enabled)
+{
+	uint32_t interrupts = enabled & 0xfu << CHECK_INTERRUPT, inside = enabled & chk.live.busy & 0xf;
+
+	if (event == CHECK_BLOCKED && interrupts)
+		return interrupts;
+	return inside ? inside : enabled & 0xf;
+}
+
 /* What a CPU's stop means for those who decide. */
 static decision_t check_decide(int event)
 {
 	decision_t d = { 0, 0, 0, 0, 0 };
 	check_cpu_t *me = &chk.live.cpu[chk.live.current];
-	uint32_t enabled, timers = 0xfu << CHECK_TIMER;
+	uint32_t enabled, timers = 0xfu << CHECK_TIMER, drains = 0xfu << CHECK_DRAIN;
 
 	if (event == CHECK_READ) {
-		d.costly = explorer.serial ? 0 : ((1u << chk.answer) - 1) << 1;
+		d.costly = chk.serial ? 0 : ((1u << chk.answer) - 1) << 1;
 		d.reads = d.stays = 1;
 		return d;
 	}
-	if (event == CHECK_ENDED) {
-		me->status = CHECK_DONE;
-		if (chk.model == CHECK_TSO)
-			tso_drain(chk.live.current);
-	}
+	if (event == CHECK_ENDED)
+		me->status = CHECK_DONE;                /* what its store buffer holds drains when it will */
 	if (event == CHECK_REST && chk.live.busy == 0 && buffers_empty())
 		check_verify(0);
 	enabled = check_enabled();
 	if (event == CHECK_CHOICE || event == CHECK_REST) {
 		d.stays = 1;
 		d.costly = event == CHECK_CHOICE ? enabled & ~(1u << chk.live.current) : 0;
-		d.free = explorer.serial && event == CHECK_REST ? enabled & 0xf & ~(1u << chk.live.current) : 0;
+		d.free = chk.serial && event == CHECK_REST ? enabled & 0xf & ~(1u << chk.live.current) : 0;
 		return d;
 	}
-	d.free = enabled & (explorer.serial && enabled & 0xf ? 0xf : ~timers);
-	d.costly = enabled & timers;
+	/* A store buffer drains by itself only when nobody else can go on; earlier is a deviation, as a timer is. */
+	d.free = chk.serial ? serial_turns(event, enabled) : enabled & (0xf | 0xf << CHECK_INTERRUPT);
+	d.costly = enabled & (timers | drains);
+	if (d.free == 0 && enabled & drains) {
+		d.free = enabled & drains & -(enabled & drains);
+		d.costly &= ~d.free;
+	}
 	if (d.free == 0) {
 		d.over = 1;
 		for (uint32_t i = 0; i < chk.ncpu; i++)
@@ -315,7 +328,7 @@ static void frame_next(frame_choice_t *f)
 /* Opens a choice if there is one within the bound; then goes the first way. */
 static void frame_open(const decision_t *d)
 {
-	uint32_t costly = chk.live.cost < explorer.bound && !explorer.serial ? d->costly : 0;
+	uint32_t costly = chk.live.cost < explorer.bound && !chk.serial ? d->costly : 0;
 	uint32_t alternatives = d->free | costly;
 	frame_choice_t *f = &explorer.frame[explorer.nframes];
 
@@ -344,7 +357,7 @@ static void dfs_run(void)
 	int event;
 
 	for (;;) {
-		chk.fuel = chk.live.cost < explorer.bound && !explorer.serial ? 1 : chk.limit;
+		chk.fuel = chk.live.cost < explorer.bound && !chk.serial ? 1 : chk.limit;
 		event = check_current_waits() ? CHECK_BLOCKED : check_resume();
 		if (event == CHECK_VIOLATION || check_too_long())
 			return;

@@ -11,41 +11,51 @@
 #define SHMM_CHECK_SCHEDULE_H
 
 #include <stdio.h>
-#include "memory.h"
+#include "page.h"
 
 enum { LOCK_SPINS = 1 << 8, LOCK_ALONE = 1 << 9 };
+
+static void check_leave(int event);
+
+/* Takes the interrupts that were delivered while this CPU was stopped.  Where operations run one at a time, whoever sent
+ * the interrupt goes on first. */
+static void check_take_interrupts(void)
+{
+	const shmm_site_t *site = chk.site;
+
+	while (chk.me->deliver) {
+		chk.me->deliver = 0;
+		if (chk.model == CHECK_TSO)
+			tso_drain(chk.id);
+		chk.live.busy |= 16u << chk.id;         /* not at rest, wherever it interrupts */
+		chk.rooms.interrupt(chk.id);
+		chk.live.busy &= ~(16u << chk.id);
+		if (chk.serial)
+			check_leave(CHECK_HANDLED);
+	}
+	chk.site = site;
+}
 
 /* Back to the explorer; returns when this CPU is to go on, after an interrupt if one was delivered. */
 static void check_leave(int event)
 {
+	const shmm_site_t *site = chk.site;
+
 	chk.event = event;
 	shmm_fiber_switch(&chk.me->sp, chk.explorer);
-	while (chk.me->deliver) {
-		const shmm_site_t *site = chk.site;
-
-		chk.me->deliver = 0;
-		if (chk.model == CHECK_TSO)
-			tso_drain(chk.id);
-		chk.rooms.interrupt(chk.id);
-		chk.site = site;
-	}
+	chk.site = site;
+	check_take_interrupts();
 }
 
 static __attribute__((noinline)) void check_choose(void)
 {
-	const shmm_site_t *site = chk.site;
-
 	check_leave(CHECK_CHOICE);
-	chk.site = site;
 }
 
 static uint32_t check_choose_value(uint32_t older)
 {
-	const shmm_site_t *site = chk.site;
-
 	chk.answer = (int)older;
 	check_leave(CHECK_READ);
-	chk.site = site;
 	return (uint32_t)chk.answer;
 }
 
@@ -232,6 +242,22 @@ CHECK_CALL void check_poison(void *p, size_t n, int freed)
 /* The number of a CPU's record among all programs' records. */
 static uint32_t check_first_op[CHECK_CPUS];
 
+/* The operations that have ended for a CPU: its own, and others whose stores have left their store buffers. */
+static uint32_t check_ended_before(uint32_t cpu)
+{
+	uint32_t ended = chk.live.returned, other = 0;
+
+	if (chk.model != CHECK_TSO)
+		return ended;
+	for (uint32_t op = 0; op < CHECK_OPS; op++) {
+		while (other + 1 < chk.ncpu && op >= check_first_op[other + 1])
+			other++;
+		if (other != cpu && chk.live.drained[other] < chk.live.last_store[op])
+			ended &= ~(1u << op);
+	}
+	return ended;
+}
+
 CHECK_CALL void check_operation(uint32_t cpu, uint64_t pc, int begins)
 {
 	uint32_t op = check_first_op[cpu] + (uint32_t)pc;
@@ -241,11 +267,12 @@ CHECK_CALL void check_operation(uint32_t cpu, uint64_t pc, int begins)
 	if (begins) {
 		chk.me->pc = (uint32_t)pc;
 		chk.live.busy |= 1u << cpu;
-		chk.live.preceding[op] = chk.live.returned;
+		chk.live.preceding[op] = check_ended_before(cpu);
 		return;
 	}
 	chk.live.busy &= ~(1u << cpu);
 	chk.live.returned |= 1u << op;
+	chk.live.last_store[op] = chk.live.drained[cpu] + chk.buffer[cpu].n;
 	chk.me->tracking = 0;
 	check_slow();
 	if (chk.me->nheld)

@@ -35,7 +35,9 @@ enum check_model { CHECK_SC, CHECK_TSO, CHECK_WEAK };
 enum check_status { CHECK_READY, CHECK_SPINS, CHECK_SLEEPS, CHECK_DONE };
 
 /* Why a fiber came back to the explorer. */
-enum check_event { CHECK_CHOICE, CHECK_READ, CHECK_BLOCKED, CHECK_REST, CHECK_ENDED, CHECK_VIOLATION };
+enum check_event {
+	CHECK_CHOICE, CHECK_READ, CHECK_BLOCKED, CHECK_REST, CHECK_HANDLED, CHECK_ENDED, CHECK_VIOLATION,
+};
 
 /* Who can be given a turn: bit e of a mask.  A CPU, the drain of its store buffer, its interrupt, its timer. */
 enum { CHECK_DRAIN = 4, CHECK_INTERRUPT = 8, CHECK_TIMER = 12, CHECK_ENTITIES = 16, CHECK_OLD_VALUE = 16 };
@@ -82,6 +84,8 @@ typedef struct {
 	uint32_t busy;                  /* CPUs inside an operation */
 	uint32_t returned;              /* operations that have ended */
 	uint32_t preceding[CHECK_OPS];  /* which had ended when this one began */
+	uint32_t drained[CHECK_CPUS];   /* tso: stores that have left the buffer, */
+	uint32_t last_store[CHECK_OPS]; /* and how many must have for the operation's to be visible */
 	check_cpu_t cpu[CHECK_CPUS];    /* the last member: only those that exist are copied */
 } live_t;
 
@@ -120,6 +124,7 @@ static struct {
 	int slow;                       /* see check_slow */
 	int running;                    /* on a fiber, not on the explorer's stack */
 	int model, mutant, tracing;
+	int serial;                     /* only whole operations take turns, at no cost */
 	uint32_t fuel;                  /* accesses until the explorer wants to be asked */
 	check_cpu_t *me;
 	uint32_t id, lane;              /* its number, and where its clock is in a vclock_t */

@@ -18,6 +18,7 @@ static void tso_drain_one(uint32_t cpu)
 	buffered_t oldest = b->store[0];
 	check_cpu_t *me = chk.me;
 
+	chk.live.drained[cpu]++;
 	memmove(b->store, b->store + 1, --b->n * sizeof(b->store[0]));
 	shadow_set(&chk.shadow[oldest.offset >> 2].clock, oldest.clock);
 	chk.me = &chk.live.cpu[cpu];    /* it is that CPU's store */
@@ -38,6 +39,15 @@ static void tso_store(uint32_t offset, uint32_t size, uint64_t value, vclock_t c
 	if (b->n == CHECK_BUFFER)
 		tso_drain_one(chk.id);
 	b->store[b->n++] = (buffered_t){ offset, size, value, clock };
+}
+
+/* What a CPU itself finds in a word of its own, for whoever looks at it from outside. */
+static uint64_t tso_own(uint32_t cpu, uint32_t offset, uint32_t size)
+{
+	for (uint32_t i = chk.buffer[cpu].n; i-- > 0; )
+		if (chk.buffer[cpu].store[i].offset == offset)
+			return chk.buffer[cpu].store[i].value;
+	return check_peek(offset, size);
 }
 
 static uint64_t tso_load(uint32_t offset, uint32_t size)
