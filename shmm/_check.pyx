@@ -202,7 +202,7 @@ cdef class Explorer:
             check_free()
             raise MemoryError("no memory for the explorer: close other programs and try again")
         owner = self
-        scratch_refs = <u32 *> calloc(g.nframe, sizeof(u32))
+        scratch_refs = <u32 *> calloc(max(g.nframe, g.nanon), sizeof(u32))
         outcomes = <outcome_t *> calloc(MAX_OUTCOMES, sizeof(outcome_t))
         noutcomes = 0
         chk.rooms.main, chk.rooms.interrupt, chk.rooms.irqs_on = cpu_main, cpu_interrupt, cpu_irqs_on

@@ -132,8 +132,11 @@ cdef bint breaks_invariant(vcpu_t *c) noexcept nogil:
         if get32(&c.mms[i].in_use) and say_breach(check_I1(c, i, &b), &b):
             return True
     memset(scratch_refs, 0, c.g.nframe * sizeof(u32))
-    return (say_breach(check_I3(c, &b), &b) or say_breach(check_I6(c, &b), &b)
-            or say_breach(check_I2_I4(c, scratch_refs, &b), &b) or say_breach(check_I5(c, &b), &b))
+    if (say_breach(check_I3(c, &b), &b) or say_breach(check_I6(c, &b), &b)
+            or say_breach(check_I2_I4(c, scratch_refs, &b), &b) or say_breach(check_I5(c, &b), &b)):
+        return True
+    memset(scratch_refs, 0, c.g.nanon * sizeof(u32))
+    return say_breach(check_I4_anon(c, scratch_refs, &b), &b)
 
 
 cdef int verify(int finished) noexcept nogil:

@@ -19,7 +19,7 @@ from shmm.mm.call_rcu cimport rcu_barrier
 from shmm.mm.file cimport file_free_pages, file_new
 from shmm.mm.frame cimport zone_drain
 from shmm.mm.invariants cimport (
-    breach_t, check_I1, check_I2_I4, check_I3, check_I5, check_I6, frames_in_use as count_frames,
+    breach_t, check_I1, check_I2_I4, check_I3, check_I4_anon, check_I5, check_I6, frames_in_use as count_frames,
 )
 from shmm.mm.irq cimport irq_handle_pending, kernel_enter, kernel_exit, sleep_begin, sleep_end
 from shmm.mm.lru cimport lru_add_drain
@@ -302,7 +302,7 @@ def check(uintptr_t address):
     """The invariants I1 to I6 (layout.h): one line for each that is broken.  All CPUs stopped."""
     cdef Cpu cpu = Cpu(address, 0)
     cdef breach_t b
-    cdef u32 *refs = <u32 *> calloc(cpu.c.g.nframe, sizeof(u32))
+    cdef u32 *refs = <u32 *> calloc(max(cpu.c.g.nframe, cpu.c.g.nanon), sizeof(u32))
     cdef list out = []
     cdef u32 i
     if refs == NULL:
@@ -313,6 +313,9 @@ def check(uintptr_t address):
             out += tell(check_I1(&cpu.c, i, &b), &b)
     memset(&b, 0, sizeof(b))
     out += tell(check_I2_I4(&cpu.c, refs, &b), &b)
+    memset(&b, 0, sizeof(b))
+    memset(refs, 0, cpu.c.g.nanon * sizeof(u32))
+    out += tell(check_I4_anon(&cpu.c, refs, &b), &b)
     memset(&b, 0, sizeof(b))
     out += tell(check_I3(&cpu.c, &b), &b)
     memset(&b, 0, sizeof(b))

@@ -34,7 +34,8 @@
  *       no translation outlives the munmap that returned.  (Looked at when it is used, under --paranoid; a breach
  *       is counted in `violations`.)
  *   I4  Frames are conserved: in use + free = all; what is in use is a page, a page table or page cache, and
- *       after the last exit nothing is in use that was not before.
+ *       after the last exit nothing is in use that was not before.  An anon_vma's count is the number of VMAs
+ *       that point to it.
  *   I5  Counters add up: speculative attempts = successes + aborts, aborts = the sum of the named aborts,
  *       frames allocated - freed = frames in use.
  *   I6  mmap_seq is even and every lock is free when no operation is running; interrupts are on everywhere.

@@ -146,6 +146,21 @@ cdef inline u64 check_I2_I4(vcpu_t *c, u32 *refs, breach_t *found) noexcept nogi
     return bad
 
 
+cdef inline u64 check_I4_anon(vcpu_t *c, u32 *refs, breach_t *found) noexcept nogil:
+    """Every anon_vma's count against the VMAs that point to it; refs is zeroed scratch of nanon words."""
+    cdef u64 bad = 0
+    cdef u32 i, v
+    for i in range(1, c.g.nmm):
+        v = get32(&c.mms[i].vma_first) if get32(&c.mms[i].in_use) else 0
+        while v:
+            refs[ld32_relaxed(&c.vmas[v].anon_vma)] += 1
+            v = next_vma(c, v)
+    for i in range(1, c.g.nanon):
+        if ld32_relaxed(&c.anons[i].refs) != refs[i]:
+            bad += breach(found, 4, 0, b"anon_vma references", i, ld32_relaxed(&c.anons[i].refs), refs[i])
+    return bad
+
+
 cdef inline u64 sum_counter(vcpu_t *c, u32 which) noexcept nogil:
     cdef u64 sum = 0
     cdef u32 cpu

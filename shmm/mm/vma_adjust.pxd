@@ -18,13 +18,11 @@ from shmm.mm.vma_tree cimport gap_propagate, next_vma, prev_vma, vma_link, vma_u
 
 
 cdef inline void vma_overlay_links(vcpu_t *c, u32 vma) noexcept nogil:
-    """Only for a mutant: what a callback list would do to the child links if it shared their memory.  The list's next
-    entry if that is a VMA, so that the links stay indices (T2 in vma_tree.pxd) and nothing else."""
+    """Only for a mutant: what a list of callbacks would do to the child links if it shared their memory.  One becomes
+    the list's next entry, the other the address of a function, which taken for an index is any slot: the last one."""
     cdef u32 next = get32(&c.me.rcu_next_head)
-    if next & RCU_TABLE:
-        next = 0
-    st32_relaxed(&c.vmas[vma].left, next)
-    st32_relaxed(&c.vmas[vma].right, next)
+    st32_relaxed(&c.vmas[vma].left, 0 if next & RCU_TABLE else next)
+    st32_relaxed(&c.vmas[vma].right, c.g.nvma - 1)
 
 
 cdef inline void vm_area_free(vcpu_t *c, mm_t *mm, u32 vma) noexcept nogil:

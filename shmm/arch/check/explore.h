@@ -20,7 +20,7 @@
 typedef struct {
 	uint32_t free, costly;          /* entities, or old values 1 to n as bits */
 	uint32_t stays;                 /* the CPU may just go on */
-	uint32_t reads;
+	uint32_t reads, usual;
 	uint32_t over;                  /* nobody is left: the run has ended, or is stuck */
 } decision_t;
 
@@ -167,12 +167,13 @@ static uint32_t serial_turns(int event, uint32_t enabled)
 /* What a CPU's stop means for those who decide. */
 static decision_t check_decide(int event)
 {
-	decision_t d = { 0, 0, 0, 0, 0 };
+	decision_t d = { 0 };
 	check_cpu_t *me = &chk.live.cpu[chk.live.current];
 	uint32_t enabled, timers = 0xfu << CHECK_TIMER, drains = 0xfu << CHECK_DRAIN;
 
 	if (event == CHECK_READ) {
-		d.costly = chk.serial ? 0 : ((1u << chk.answer) - 1) << 1;
+		d.usual = chk.usual;
+		d.costly = chk.serial ? 0 : ((2u << (chk.answer < 30 ? chk.answer : 30)) - 1) & ~(1u << d.usual);
 		d.reads = d.stays = 1;
 		return d;
 	}
@@ -244,7 +245,7 @@ static void check_turn(uint32_t entity)
 static void check_take(const decision_t *d, uint32_t choice, int stays)
 {
 	if (d->reads) {
-		chk.answer = stays ? 0 : (int)choice;
+		chk.answer = stays ? d->usual : choice;
 		if (!stays)
 			check_note(CHECK_OLD_VALUE, choice);
 	} else if (!stays) {
@@ -308,7 +309,7 @@ static void frame_restore(const frame_choice_t *f)
 /* Takes the next untried way out of the innermost choice; the choice is closed with its last one. */
 static void frame_next(frame_choice_t *f)
 {
-	decision_t d = { .free = f->free, .stays = f->stays, .reads = f->reads };
+	decision_t d = { .free = f->free, .stays = f->stays, .reads = f->reads, .usual = f->usual };
 	uint32_t choice;
 
 	if (f->alternatives == 0) {
@@ -345,6 +346,7 @@ static void frame_open(const decision_t *d)
 	f->free = d->free;
 	f->stays = d->stays;
 	f->reads = d->reads;
+	f->usual = d->usual;
 	frame_save(f);
 	explorer.nframes++;
 	frame_next(f);

@@ -13,7 +13,7 @@
 #define CHECK_CALL __attribute__((noinline)) static
 
 static void check_choose(void);
-static uint32_t check_choose_value(uint32_t older);
+static uint32_t check_choose_value(uint32_t older, uint32_t usual);
 
 /* Before each access: the explorer may let another CPU run here. */
 static inline void check_point(void)
@@ -82,7 +82,7 @@ static uint64_t load_as_modelled(uint32_t offset, uint32_t size, int acquire)
 	}
 	older = weak_older(offset);
 	if (older)
-		older = check_choose_value(older);
+		older = check_choose_value(older, weak_default(offset));
 	return weak_load(offset, size, older, acquire);
 }
 

@@ -52,11 +52,13 @@ static __attribute__((noinline)) void check_choose(void)
 	check_leave(CHECK_CHOICE);
 }
 
-static uint32_t check_choose_value(uint32_t older)
+/* Which of so many older values a load returns, 0 being the newest; usual: if nobody deviates. */
+static uint32_t check_choose_value(uint32_t older, uint32_t usual)
 {
-	chk.answer = (int)older;
+	chk.answer = older;
+	chk.usual = usual;
 	check_leave(CHECK_READ);
-	return (uint32_t)chk.answer;
+	return chk.answer;
 }
 
 /* ---- waiting -------------------------------------------------------------------------------------------------*/
@@ -86,6 +88,7 @@ static void check_wait(int status)
 {
 	if (chk.model == CHECK_TSO)
 		tso_drain(chk.id);
+	weak_catch_up();
 	chk.me->status = (uint8_t)status;
 	chk.me->others = stores_of_others(chk.id);
 	chk.me->waits_at = chk.site;

@@ -96,7 +96,7 @@ typedef struct {
 	uint32_t alternatives;          /* not tried yet: entities, or old values */
 	uint32_t costly, free;          /* those that use up the bound; all that do not */
 	uint32_t stays;                 /* afterwards the CPU goes on by itself */
-	uint32_t reads;                 /* the choice is which value a load returns */
+	uint32_t reads, usual;          /* the choice is which value a load returns */
 	uint32_t stamp[CHECK_CPUS], bytes[CHECK_CPUS];
 	live_t live;
 	buffer_t buffer[CHECK_CPUS];
@@ -137,7 +137,8 @@ static struct {
 	undo_t *undo;
 	const shmm_site_t *site;
 	void *explorer;                 /* the stack of whoever explores */
-	int event, answer;
+	int event;
+	uint32_t answer, usual;         /* how far back a load goes: what is asked, what is decided, what is usual */
 	uint32_t stamp, limit;
 	check_rooms_t rooms;
 	fiber_t fiber[CHECK_CPUS];

@@ -7,6 +7,9 @@
  * write barrier.  Full barriers pass one common view along.  A read-modify-write reads the newest store and carries on
  * what that one carried (release sequence).
  *
+ * Whoever reads an old value of a word goes on reading that one at no further cost, until a newer one must be seen: what
+ * is chosen is the moment at which a CPU falls behind, not each of its loads.
+ *
  * So it shows store-load reordering (SB), reordering of the writer's stores and of the reader's loads (MP), and stores
  * seen in different orders by different CPUs (IRIW, unless full barriers stand between).  It does not show loads that
  * return what is stored later (LB), nor stores that land behind others already executed (2+2W); address dependencies
@@ -38,6 +41,7 @@ static struct {
 	uint64_t initial[CHECK_LOCATIONS];
 	uint64_t head[CHECK_LOCATIONS]; /* the newest store's message; 0: none in this run */
 	view_t now[CHECK_CPUS], acquired[CHECK_CPUS], released[CHECK_CPUS], common;
+	view_t behind[CHECK_CPUS];      /* the position + 1 of the old value that it reads; 0: the newest */
 	message_t *message;
 	uint16_t *arena;
 } weak;
@@ -87,6 +91,32 @@ static inline uint32_t weak_older(uint32_t offset)
 	return location ? weak_newest(location) - weak.now[chk.id][location] : 0;
 }
 
+/* How far back this CPU reads if nobody decides otherwise. */
+static inline uint32_t weak_default(uint32_t offset)
+{
+	uint32_t location = weak.location[offset >> 2], behind = weak.behind[chk.id][location];
+
+	return location && behind > weak.now[chk.id][location] ? weak_newest(location) + 1 - behind : 0;
+}
+
+static void weak_remember(uint32_t location, uint32_t back)
+{
+	uint16_t *behind = &weak.behind[chk.id][location];
+	uint16_t now = back ? (uint16_t)(weak_newest(location) - back + 1) : 0;
+
+	if (*behind != now) {
+		check_save((uint64_t *)((uintptr_t)behind & ~(uintptr_t)7));
+		*behind = now;
+	}
+}
+
+/* Whoever waits sees the newest values in the end: a store is visible to everybody after finite time. */
+static void weak_catch_up(void)
+{
+	for (uint32_t i = 1; i <= weak.n; i++)
+		weak_remember(i, 0);
+}
+
 /* The value of a load that goes `back` stores behind the newest. */
 static uint64_t weak_load(uint32_t offset, uint32_t size, uint32_t back, int acquire)
 {
@@ -96,6 +126,7 @@ static uint64_t weak_load(uint32_t offset, uint32_t size, uint32_t back, int acq
 
 	if (location == 0)
 		return check_peek(offset, size);
+	weak_remember(location, back);
 	while (back-- && at)
 		at = weak.message[at].previous;
 	if (at == 0)

@@ -1,0 +1,12 @@
+"""A page is stored to for the first time while its part of the mapping is unmapped."""
+
+from shmm.cluster.check.scenario import ANON_FIXED, ARENA, PAGE, RW, Scene
+
+variants = ("base", "rcu", "signal")
+
+
+def build(s: Scene) -> None:
+    s.setup[0].mmap(ARENA, 3 * PAGE, RW, ANON_FIXED)
+    s.setup[0].store(ARENA)
+    s.cpu[0].store(ARENA + 2 * PAGE, 7, may_fail=True)
+    s.cpu[1].munmap(ARENA + 2 * PAGE, PAGE)

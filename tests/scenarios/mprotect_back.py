@@ -1,0 +1,11 @@
+"""A mapping becomes read-only and writable again, so that it looks as before to a store that began before."""
+
+from shmm.cluster.check.scenario import ANON_FIXED, ARENA, PAGE, READ, RW, Scene
+
+
+def build(s: Scene) -> None:
+    s.setup[0].mmap(ARENA, 2 * PAGE, RW, ANON_FIXED)
+    s.setup[0].store(ARENA)
+    s.cpu[0].store(ARENA + PAGE, 7, may_fail=True)
+    s.cpu[1].mprotect(ARENA, 2 * PAGE, READ)
+    s.cpu[1].mprotect(ARENA, 2 * PAGE, RW)
