@@ -15,6 +15,17 @@
 
 enum { LOCK_SPINS = 1 << 8, LOCK_ALONE = 1 << 9 };
 
+/* A system call orders like a full barrier: the host's kernel has one before it looks for sleepers, or at the word.  So does
+ * an interrupt, on both sides: whoever takes it sees what was stored before it was sent. */
+static void check_full_barrier(void)
+{
+	if (chk.model == CHECK_TSO)
+		tso_drain(chk.id);
+	if (chk.model == CHECK_WEAK)
+		weak_fence(1, 1);
+	clock_fence(1, 1);
+}
+
 static void check_leave(int event);
 
 /* Takes the interrupts that were delivered while this CPU was stopped.  Where operations run one at a time, whoever sent
@@ -25,8 +36,7 @@ static void check_take_interrupts(void)
 
 	while (chk.me->deliver) {
 		chk.me->deliver = 0;
-		if (chk.model == CHECK_TSO)
-			tso_drain(chk.id);
+		check_full_barrier();
 		chk.live.busy |= 16u << chk.id;         /* not at rest, wherever it interrupts */
 		chk.rooms.interrupt(chk.id);
 		chk.live.busy &= ~(16u << chk.id);
@@ -84,17 +94,26 @@ static int check_sees_change(uint32_t cpu)
 	return 0;
 }
 
+/* A turn of a loop begins: whatever changes from here on is news to it. */
+static void check_forget_watch(void)
+{
+	chk.me->nwatch = 0;
+	chk.me->coarse = 0;
+	chk.me->others = stores_of_others(chk.id);
+}
+
 static void check_wait(int status)
 {
 	if (chk.model == CHECK_TSO)
 		tso_drain(chk.id);
-	weak_catch_up();
+	if (weak_catch_up() && status == CHECK_SPINS) {
+		check_forget_watch();
+		return;
+	}
 	chk.me->status = (uint8_t)status;
-	chk.me->others = stores_of_others(chk.id);
 	chk.me->waits_at = chk.site;
 	check_leave(CHECK_BLOCKED);
-	chk.me->nwatch = 0;
-	chk.me->coarse = 0;
+	check_forget_watch();
 }
 
 static inline void cpu_relax(uint32_t turn)
@@ -135,16 +154,6 @@ static inline void yield_core(void)
 	check_wait(CHECK_SPINS);
 }
 
-/* A system call orders like a full barrier: the host's kernel has one before it looks for sleepers, or at the word. */
-static void check_full_barrier(void)
-{
-	if (chk.model == CHECK_TSO)
-		tso_drain(chk.id);
-	if (chk.model == CHECK_WEAK)
-		weak_fence(1, 1);
-	clock_fence(1, 1);
-}
-
 static inline void futex_wait(a32 *word, uint32_t value, uint64_t timeout_ns)
 {
 	uint32_t offset = check_offset(word);
@@ -180,8 +189,11 @@ static inline void futex_wake(a32 *word, uint32_t how_many)
 /* The interrupt line of another CPU, whose host_pid is its number + 1 here. */
 static inline void ring_doorbell(uint32_t host_pid)
 {
-	if (chk.on && host_pid)
-		chk.live.cpu[host_pid - 1].pending = 1;
+	if (!chk.on || !host_pid)
+		return;
+	check_point();
+	check_full_barrier();
+	chk.live.cpu[host_pid - 1].pending = 1;
 }
 
 /* ---- locks ---------------------------------------------------------------------------------------------------*/
@@ -271,6 +283,7 @@ CHECK_CALL void check_operation(uint32_t cpu, uint64_t pc, int begins)
 		chk.me->pc = (uint32_t)pc;
 		chk.live.busy |= 1u << cpu;
 		chk.live.preceding[op] = check_ended_before(cpu);
+		check_forget_watch();
 		return;
 	}
 	chk.live.busy &= ~(1u << cpu);

@@ -63,7 +63,7 @@ typedef struct {
 	uint8_t status, timed, pending, deliver;
 	uint8_t tracking, nwatch, nheld, coarse;
 	uint32_t stores;                /* words changed */
-	uint32_t others;                /* the others' stores when it began to wait */
+	uint32_t others;                /* the others' stores when the loop's turn began */
 	uint32_t futex;                 /* offset of the word it sleeps on */
 	uint32_t pc;                    /* its record */
 	uint64_t timeout, clock_ns;

@@ -110,11 +110,17 @@ static void weak_remember(uint32_t location, uint32_t back)
 	}
 }
 
-/* Whoever waits sees the newest values in the end: a store is visible to everybody after finite time. */
-static void weak_catch_up(void)
+/* Whoever waits sees the newest values in the end: a store is visible to everybody after finite time.  Returns whether
+ * this CPU was behind, and so has something new to see. */
+static int weak_catch_up(void)
 {
-	for (uint32_t i = 1; i <= weak.n; i++)
+	int was_behind = 0;
+
+	for (uint32_t i = 1; i <= weak.n; i++) {
+		was_behind |= weak.behind[chk.id][i] != 0;
 		weak_remember(i, 0);
+	}
+	return was_behind;
 }
 
 /* The value of a load that goes `back` stores behind the newest. */
