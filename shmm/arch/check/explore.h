@@ -66,7 +66,8 @@ static void check_reset(void)
 static int check_resume(void)
 {
 	chk.id = chk.live.current;
-	chk.lane = 16 * chk.id;
+	chk.lane = CLOCK_LANE * chk.id;
+	chk.mine = 0xffffull << chk.lane;
 	chk.me = &chk.live.cpu[chk.id];
 	chk.me->stamp = ++chk.stamp;
 	check_slow();

@@ -65,12 +65,23 @@ static void check_watch_own_store(uint32_t offset, uint64_t value)
 			chk.me->watched[i] = value;
 }
 
-/* ---- loads ---------------------------------------------------------------------------------------------------
+/* ---- the common case -------------------------------------------------------------------------------------------
  *
- * Each access is written once and compiled twice: `slow` looks at everything, and the fast one is for the common case
- * that chk.slow says: exploring, sequentially consistent, nothing traced, no spin loop watched. */
+ * Exploring, sequentially consistent, nothing traced, no choice here and nothing wrong: then an access is a few
+ * instructions and calls nobody.  Whatever else it may be, the slow function beside it does all of it from the start. */
 
-#define CHECK_ONCE static inline __attribute__((always_inline))
+static inline int check_common(uint32_t offset)
+{
+	return __builtin_expect(!chk.slow && chk.fuel != 1 && !is_poisoned(offset), 1);
+}
+
+static inline void check_step(void)
+{
+	chk.me->steps++;
+	chk.fuel--;
+}
+
+/* ---- loads ---------------------------------------------------------------------------------------------------*/
 
 static uint64_t load_as_modelled(uint32_t offset, uint32_t size, int acquire)
 {
@@ -93,52 +104,63 @@ static void check_loaded(int kind, uint32_t offset, uint32_t size, uint64_t valu
 	check_trace(kind, offset, size, value, value, 0);
 }
 
-CHECK_ONCE uint64_t load_atomic(const void *p, uint32_t size, int kind, int slow)
+CHECK_CALL uint64_t load_slow(const void *p, uint32_t size, int kind)
 {
 	uint32_t offset = check_offset(p);
 	uint64_t value;
 
-	if (slow && !chk.on)
+	if (!chk.on)
 		return host_load(p, size);
 	check_point();
 	check_alive(offset);
-	if (!slow) {
-		clock_read(chk.shadow[offset >> 2].clock, kind == SHMM_LD_ACQUIRE);
-		return host_load(p, size);
-	}
 	value = load_as_modelled(offset, size, kind == SHMM_LD_ACQUIRE);
 	check_loaded(kind, offset, size, value);
 	return value;
 }
 
-CHECK_ONCE uint64_t load_plain(const void *p, uint32_t size, int slow)
+CHECK_CALL uint64_t check_load(const void *p, uint32_t size, int kind)
+{
+	uint32_t offset = check_offset(p);
+	vclock_t published;
+
+	if (!check_common(offset))
+		return load_slow(p, size, kind);
+	published = chk.shadow[offset >> 2].clock;
+	if (!clock_covers(chk.me->acquired, published)
+	    || (kind == SHMM_LD_ACQUIRE && !clock_covers(chk.me->now, published)))
+		return load_slow(p, size, kind);
+	check_step();
+	return host_load(p, size);
+}
+
+CHECK_CALL uint64_t load_plain_slow(const void *p, uint32_t size)
 {
 	uint32_t offset = check_offset(p);
 	uint64_t value;
 
-	if (slow && !chk.on)
+	if (!chk.on)
 		return host_load(p, size);
 	check_point();
 	check_alive(offset);
 	plain_read(&chk.shadow[offset >> 2], offset);
-	if (!slow)
-		return host_load(p, size);
 	value = chk.buffer[chk.id].n ? tso_load(offset, size) : check_peek(offset, size);
 	check_loaded(SHMM_LD_PLAIN, offset, size, value);
 	return value;
 }
 
-CHECK_CALL uint64_t load_atomic_slow(const void *p, uint32_t size, int kind) { return load_atomic(p, size, kind, 1); }
-CHECK_CALL uint64_t load_plain_slow(const void *p, uint32_t size) { return load_plain(p, size, 1); }
-
-CHECK_CALL uint64_t check_load(const void *p, uint32_t size, int kind)
-{
-	return __builtin_expect(chk.slow, 0) ? load_atomic_slow(p, size, kind) : load_atomic(p, size, kind, 0);
-}
-
 CHECK_CALL uint64_t check_load_plain(const void *p, uint32_t size)
 {
-	return __builtin_expect(chk.slow, 0) ? load_plain_slow(p, size) : load_plain(p, size, 0);
+	uint32_t offset = check_offset(p);
+	shadow_t *cell;
+
+	if (!check_common(offset))
+		return load_plain_slow(p, size);
+	cell = &chk.shadow[offset >> 2];
+	if (writer_races(cell))
+		return load_plain_slow(p, size);
+	shadow_set(&cell->clock, also_read(cell));
+	check_step();
+	return host_load(p, size);
 }
 
 /* ---- stores --------------------------------------------------------------------------------------------------*/
@@ -168,61 +190,68 @@ static void check_stores(int kind, uint32_t offset, uint32_t size, uint64_t valu
 		check_watch_own_store(offset, value);
 }
 
-CHECK_ONCE void store_atomic(void *p, uint32_t size, uint64_t value, int kind, int slow)
+CHECK_CALL void store_slow(void *p, uint32_t size, uint64_t value, int kind)
 {
 	uint32_t offset = check_offset(p);
 
-	if (slow && !chk.on) {
+	if (!chk.on) {
 		host_store(p, size, value);
 		return;
 	}
 	check_point();
 	check_alive(offset);
-	if (!slow) {
-		shadow_set(&chk.shadow[offset >> 2].clock, clock_of_store(kind == SHMM_ST_RELEASE));
-		check_poke(offset, size, value);
-		return;
-	}
 	check_stores(kind, offset, size, value);
 	store_as_modelled(offset, size, value, kind == SHMM_ST_RELEASE);
 }
 
-CHECK_ONCE void store_plain(void *p, uint32_t size, uint64_t value, int slow)
+CHECK_CALL void check_store(void *p, uint32_t size, uint64_t value, int kind)
 {
 	uint32_t offset = check_offset(p);
 
-	if (slow && !chk.on) {
+	if (!check_common(offset)) {
+		store_slow(p, size, value, kind);
+		return;
+	}
+	check_step();
+	shadow_set(&chk.shadow[offset >> 2].clock, clock_of_store(kind == SHMM_ST_RELEASE));
+	check_poke(offset, size, value);
+}
+
+CHECK_CALL void store_plain_slow(void *p, uint32_t size, uint64_t value)
+{
+	uint32_t offset = check_offset(p);
+
+	if (!chk.on) {
 		host_store(p, size, value);
 		return;
 	}
 	check_point();
 	check_alive(offset);
 	plain_write(&chk.shadow[offset >> 2], offset);
-	if (slow)
-		check_stores(SHMM_ST_PLAIN, offset, size, value);
-	if (slow && chk.model == CHECK_TSO)
+	check_stores(SHMM_ST_PLAIN, offset, size, value);
+	if (chk.model == CHECK_TSO)
 		tso_store(offset, size, value, chk.shadow[offset >> 2].clock);
 	else
 		check_poke(offset, size, value);
 }
 
-CHECK_CALL void store_atomic_slow(void *p, uint32_t size, uint64_t value, int kind) { store_atomic(p, size, value, kind, 1); }
-CHECK_CALL void store_plain_slow(void *p, uint32_t size, uint64_t value) { store_plain(p, size, value, 1); }
-
-CHECK_CALL void check_store(void *p, uint32_t size, uint64_t value, int kind)
-{
-	if (__builtin_expect(chk.slow, 0))
-		store_atomic_slow(p, size, value, kind);
-	else
-		store_atomic(p, size, value, kind, 0);
-}
-
 CHECK_CALL void check_store_plain(void *p, uint32_t size, uint64_t value)
 {
-	if (__builtin_expect(chk.slow, 0))
+	uint32_t offset = check_offset(p);
+	shadow_t *cell;
+
+	if (!check_common(offset)) {
 		store_plain_slow(p, size, value);
-	else
-		store_plain(p, size, value, 0);
+		return;
+	}
+	cell = &chk.shadow[offset >> 2];
+	if (writer_races(cell) || readers_race(cell)) {
+		store_plain_slow(p, size, value);
+		return;
+	}
+	check_step();
+	shadow_set(&cell->write, written_now());
+	check_poke(offset, size, value);
 }
 
 /* A counter of this CPU's own: one step, for nobody else stores to it and readers may be one behind. */

@@ -11,29 +11,30 @@
 
 #include "state.h"
 
-static inline uint32_t clock_of(vclock_t clock, uint32_t cpu) { return clock >> 16 * cpu & 0xffff; }
-static inline uint32_t clock_mine(void) { return chk.me->now >> chk.lane & 0xffff; }
+enum { CLOCK_LANE = 16 };
+#define CLOCK_TOPS 0x8000800080008000ull        /* no clock gets that far: see chk.limit */
+
+static inline uint32_t clock_of(vclock_t clock, uint32_t cpu) { return clock >> CLOCK_LANE * cpu & 0xffff; }
 static inline void clock_tick(void) { chk.me->now += 1ull << chk.lane; }
 
-/* The later of each CPU's clocks.  Lanes never overflow: see chk.limit. */
-static inline vclock_t clock_later(vclock_t a, vclock_t b)
+/* Whether each of a's clocks is at least b's: no lane borrows from its top bit. */
+static inline int clock_covers(vclock_t a, vclock_t b)
 {
-	vclock_t later = 0;
-
-	if (a == b || b == 0)
-		return a;
-	for (uint32_t lane = 0; lane < 16 * CHECK_CPUS; lane += 16) {
-		vclock_t mask = 0xffffull << lane;
-
-		later |= (a & mask) > (b & mask) ? a & mask : b & mask;
-	}
-	return later;
+	return (((a | CLOCK_TOPS) - b) & CLOCK_TOPS) == CLOCK_TOPS;
 }
 
 static inline void clock_join(vclock_t *to, vclock_t from)
 {
-	if (from && *to != from)
-		*to = clock_later(*to, from);
+	vclock_t later = 0;
+
+	if (clock_covers(*to, from))
+		return;
+	for (uint32_t lane = 0; lane < CLOCK_LANE * CHECK_CPUS; lane += CLOCK_LANE) {
+		vclock_t mask = 0xffffull << lane;
+
+		later |= (*to & mask) > (from & mask) ? *to & mask : from & mask;
+	}
+	*to = later;
 }
 
 static inline void shadow_set(uint64_t *word, uint64_t value)
@@ -44,8 +45,6 @@ static inline void shadow_set(uint64_t *word, uint64_t value)
 	}
 }
 
-static void check_race(uint32_t offset, const char *what) { check_violate("race", what, offset); }
-
 /* Whether the cell's last writer is somebody whose store this CPU has not seen published. */
 static inline int writer_races(const shadow_t *cell)
 {
@@ -54,22 +53,31 @@ static inline int writer_races(const shadow_t *cell)
 	return writer != 0 && writer != chk.id + 1 && cell->write >> 8 > clock_of(chk.me->now, writer - 1);
 }
 
-static inline void plain_read(shadow_t *cell, uint32_t offset)
+/* The cell with this CPU's clock among those of its readers. */
+static inline vclock_t also_read(const shadow_t *cell)
 {
-	if (writer_races(cell))
-		check_race(offset, "a plain read races with a write");
-	shadow_set(&cell->clock, (cell->clock & ~(0xffffull << chk.lane)) | (uint64_t)clock_mine() << chk.lane);
+	return (cell->clock & ~chk.mine) | (chk.me->now & chk.mine);
 }
 
-static inline void plain_write(shadow_t *cell, uint32_t offset)
-{
-	vclock_t others = cell->clock & ~(0xffffull << chk.lane);
+/* Whether somebody has read the cell whose read this CPU has not seen published. */
+static inline int readers_race(const shadow_t *cell) { return !clock_covers(chk.me->now, cell->clock & ~chk.mine); }
 
+static inline uint64_t written_now(void) { return (uint64_t)clock_of(chk.me->now, chk.id) << 8 | (chk.id + 1); }
+
+static void plain_read(shadow_t *cell, uint32_t offset)
+{
 	if (writer_races(cell))
-		check_race(offset, "two plain writes race");
-	if (others && clock_later(chk.me->now, others) != chk.me->now)
-		check_race(offset, "a plain write races with a read");
-	shadow_set(&cell->write, (uint64_t)clock_mine() << 8 | (chk.id + 1));
+		check_violate("race", "a plain read races with a write", offset);
+	shadow_set(&cell->clock, also_read(cell));
+}
+
+static void plain_write(shadow_t *cell, uint32_t offset)
+{
+	if (writer_races(cell))
+		check_violate("race", "two plain writes race", offset);
+	if (readers_race(cell))
+		check_violate("race", "a plain write races with a read", offset);
+	shadow_set(&cell->write, written_now());
 }
 
 /* A load saw a store that published this clock. */
@@ -102,9 +110,11 @@ static inline void clock_fence(int read, int write)
 
 /* ---- freed memory ----------------------------------------------------------------------------------------*/
 
+static inline int is_poisoned(uint32_t offset) { return chk.poisoned[offset >> 6] >> (offset >> 2 & 15) & 1; }
+
 static inline void check_alive(uint32_t offset)
 {
-	if (__builtin_expect(chk.poisoned[offset >> 6] >> (offset >> 2 & 15) & 1, 0))
+	if (__builtin_expect(is_poisoned(offset), 0))
 		check_violate("poison", "freed memory is used", offset);
 }
 

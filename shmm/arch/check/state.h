@@ -27,7 +27,7 @@ enum {
 	CHECK_FRAMES = 96,              /* open choices of the depth-first search */
 	CHECK_DEVIATIONS = 1 << 14,
 	CHECK_UNDO = 1 << 21,
-	CHECK_SEEN = 1 << 20,
+	CHECK_SEEN = 1 << 17,
 	CHECK_TRACE = 1 << 16,
 };
 
@@ -127,7 +127,8 @@ static struct {
 	int serial;                     /* only whole operations take turns, at no cost */
 	uint32_t fuel;                  /* accesses until the explorer wants to be asked */
 	check_cpu_t *me;
-	uint32_t id, lane;              /* its number, and where its clock is in a vclock_t */
+	uint32_t id, lane;              /* its number, and where its clock is in a vclock_t: */
+	vclock_t mine;                  /* these bits */
 	uint8_t *base;
 	uint32_t size, memory;          /* bytes; where the frames' contents begin */
 	uint32_t ncpu, page_cells;      /* page_cells: shadow index of the first frame's cell */

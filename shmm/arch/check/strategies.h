@@ -208,7 +208,7 @@ static int check_begin(void *base, uint32_t size, uint32_t memory, uint32_t ncpu
 	chk.ncpu = ncpu;
 	chk.model = model;
 	chk.page_cells = cells;
-	chk.limit = 15000;              /* three ticks an access at most: clocks of 16 bits do not overflow */
+	chk.limit = 10000;              /* three ticks an access at most: no clock reaches CLOCK_TOPS */
 	chk.shadow = calloc(cells + pages + 1, sizeof(shadow_t));
 	chk.poisoned = calloc((size >> 6) + 64, sizeof(uint16_t));
 	chk.maybe = calloc(((size - memory) >> 9) + 8, sizeof(uint64_t));
@@ -229,7 +229,7 @@ static int check_begin(void *base, uint32_t size, uint32_t memory, uint32_t ncpu
 	for (uint32_t i = 0; i < ncpu; i++) {
 		if (fiber_map(&chk.fiber[i], i))
 			return -1;
-		chk.first.cpu[i].now = 1ull << 16 * i;
+		chk.first.cpu[i].now = 1ull << CLOCK_LANE * i;
 	}
 	chk.me = &chk.live.cpu[0];
 	chk.slow = 1;
