@@ -4,7 +4,8 @@
  *
  * A room asks mutant(SHMM_M_name) where the protection stands; on every other engine the answer is a constant no and
  * the question leaves no instruction.  Groups: "spf" is what the speculative fault rests on, "order" a barrier or an
- * acquire or release, "flush" what keeps translations and freed memory apart, "lock" locks and the waiting for them.
+ * acquire or release, "flush" what keeps translations and freed memory apart, "lock" locks and the waiting for them,
+ * "spare" what others stand in for, so that nobody can notice (docs/checking.md says which, and why it stays).
  */
 #ifndef SHMM_ARCH_MUTANTS_H
 #define SHMM_ARCH_MUTANTS_H
@@ -12,7 +13,7 @@
 #define SHMM_MUTANTS(X) \
 	X(NONE, "", "nothing is missing") \
 	X(ODD, "spf", "speculation starts although mmap_seq is odd") \
-	X(VMA_COPY, "spf", "the copy of the VMA is used unchecked") \
+	X(VMA_COPY, "spare", "the copy of the VMA is used unchecked") \
 	X(SEQ1, "spf", "pte_map_lock does not look at mmap_seq before it takes the lock") \
 	X(SEQ2, "spf", "pte_map_lock does not look at mmap_seq under the lock") \
 	X(SEQ_BOTH, "spf", "pte_map_lock does not look at mmap_seq at all") \
@@ -31,12 +32,12 @@
 	X(PTL_FREED, "spf", "a page table's lock is free as soon as the table is unlinked") \
 	X(MB_SENDER, "order", "no full barrier between a shootdown's requests and its look at the targets") \
 	X(MB_TARGET, "order", "no full barrier between interrupts off and the look at the mailbox") \
-	X(MB_GRACE, "order", "no full barrier between a grace period's beginning and its look at the CPUs") \
-	X(MB_KERNEL, "order", "no full barrier at the entry to the kernel") \
-	X(WMB_BEGIN, "order", "no write barrier after mmap_seq turns odd") \
+	X(MB_GRACE, "spare", "no full barrier between a grace period's beginning and its look at the CPUs") \
+	X(MB_KERNEL, "spare", "no full barrier at the entry to the kernel") \
+	X(WMB_BEGIN, "spare", "no write barrier after mmap_seq turns odd") \
 	X(WMB_END, "order", "no write barrier before mmap_seq turns even") \
 	X(RMB_START, "order", "no read barrier after the first look at mmap_seq") \
-	X(RMB_CHECK, "order", "no read barrier before the second look at mmap_seq") \
+	X(RMB_CHECK, "spare", "no read barrier before the second look at mmap_seq") \
 	X(PUBLISH_VMA, "order", "a VMA is linked into the tree by a relaxed store") \
 	X(PUBLISH_TABLE, "order", "a page table or page is linked in by a relaxed store") \
 	X(UNLOCK_RELAXED, "order", "a spinlock is released by a relaxed store") \
@@ -44,6 +45,7 @@
 	X(IRQ_ENABLE_RELAXED, "order", "interrupts are turned on by a relaxed store") \
 	X(IPI_LOST, "flush", "a shootdown's request is not posted") \
 	X(IPI_ACK_LOST, "flush", "a shootdown does not wait for CPUs with interrupts off") \
+	X(SHOOTDOWN_CLOCK, "flush", "a shootdown takes a clock that reads 0 for a sign that nobody was asked") \
 	X(MAILBOX_UNREAD, "flush", "an instruction begins without a look at the mailbox") \
 	X(FREE_BEFORE_FLUSH, "flush", "frames are freed before the flush") \
 	X(FLUSH_BEFORE_ZAP, "flush", "translations are flushed before the pte is cleared, and not after") \

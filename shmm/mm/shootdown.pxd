@@ -8,7 +8,7 @@ Policy: broadcast to mm.cpumask, the CPUs that have ever run the mm.  Ranges abo
 x86 (tlb_single_page_flush_ceiling).  Latency is measured from the first post to the last acknowledgement."""
 
 from shmm.arch.arch cimport ld64_relaxed, mutant, now_ns, smp_mb, u32, u64
-from shmm.arch.mutants cimport SHMM_M_MB_SENDER
+from shmm.arch.mutants cimport SHMM_M_MB_SENDER, SHMM_M_SHOOTDOWN_CLOCK
 from shmm.layout cimport (
     SHMM_C_nr_tlb_remote_flush, SHMM_IPI_MAX_PAGES, SHMM_PAGE_SHIFT, mm_t, vcpu_t,
 )
@@ -45,6 +45,8 @@ cdef inline void flush_tlb_others(vcpu_t *c, mm_t *mm, u64 vpn, u64 pages) noexc
         if cpu != c.id and cpu_in_mask(mm, cpu):
             ipi_post(c, &c.cpus[cpu], request)
     count_vm_event(c, SHMM_C_nr_tlb_remote_flush)
+    if start == 0 and mutant(SHMM_M_SHOOTDOWN_CLOCK):
+        return
     if not mutant(SHMM_M_MB_SENDER):
         smp_mb()                # C: pairs with the barrier in irq_disable, insn_begin and sleep_end
     for cpu in range(c.g.ncpu):

@@ -1,14 +1,14 @@
-"""One CPU drives a grace period, another unmaps, and a third is inside the tree."""
+"""One CPU drives a grace period, another unmaps a mapping, and a third stands on it in its descent."""
 
-from shmm.cluster.check.scenario import ANON_FIXED, ARENA, PAGE, RW, TABLE, Scene
+from shmm.cluster.check.scenario import ANON_FIXED, ARENA, KEEPER, PAGE, READ, RW, TABLE, Scene
 
 
 def build(s: Scene) -> None:
-    s.setup[0].mmap(ARENA, 2 * PAGE, RW, ANON_FIXED)
-    s.setup[0].store(ARENA)
-    s.setup[1].mmap(ARENA + TABLE, PAGE, RW, ANON_FIXED)
-    s.setup[1].mmap(ARENA + 2 * TABLE, PAGE, RW, ANON_FIXED)
-    s.cpu[0].store(ARENA + PAGE, 7)
-    s.cpu[1].munmap(ARENA + TABLE, PAGE)
-    s.cpu[2].munmap(ARENA + 2 * TABLE, PAGE)
-    s.cpu[2].munmap(ARENA + 2 * TABLE, PAGE)        # nothing is left: it only looks at what was deferred
+    s.setup[0].mmap(ARENA, PAGE, READ, ANON_FIXED)
+    s.setup[0].mmap(ARENA + TABLE, PAGE, READ, ANON_FIXED)          # the root
+    s.setup[0].mmap(KEEPER + TABLE, 2 * PAGE, RW, ANON_FIXED)
+    s.setup[0].store(KEEPER + TABLE)
+    s.cpu[0].store(KEEPER + TABLE + PAGE, 7)
+    s.cpu[1].munmap(ARENA, PAGE)
+    s.cpu[2].munmap(ARENA + TABLE, PAGE)
+    s.cpu[2].munmap(ARENA + TABLE, PAGE)            # nothing is left: it only looks at what was deferred

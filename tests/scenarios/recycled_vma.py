@@ -5,7 +5,7 @@ from shmm.cluster.check.scenario import ANON_FIXED, ARENA, PAGE, READ, RW, TABLE
 
 def build(s: Scene) -> None:
     low, high = ARENA + 2 * TABLE, ARENA + 4 * TABLE
-    s.setup[0].mmap(ARENA, PAGE, RW, ANON_FIXED)
+    s.setup[0].mmap(ARENA, 2 * PAGE, RW, ANON_FIXED)
     s.setup[0].store(ARENA)
     s.setup[0].mmap(low, PAGE, READ, ANON_FIXED)
     s.setup[0].mmap(high, PAGE, READ, ANON_FIXED)
@@ -13,5 +13,5 @@ def build(s: Scene) -> None:
     s.setup[1].munmap(ARENA + 3 * TABLE, PAGE)      # whatever children it had, the slot still names them
     s.setup[1].munmap(low, PAGE)
     s.setup[1].munmap(high, PAGE)
-    s.cpu[0].store(ARENA, 7)
+    s.cpu[0].store(ARENA + PAGE, 7)
     s.cpu[1].mmap(ARENA + 3 * TABLE, PAGE, RW, ANON_FIXED)
