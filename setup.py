@@ -3,17 +3,17 @@
 import pathlib
 import sys
 
-from Cython.Build import cythonize
 from setuptools import setup
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))      # a build front end leaves it out of the path
-from build_engines import DIRECTIVES, engine
+from build_engines import engines
 
 setup(
     packages=["shmm", "shmm.arch", "shmm.mm", "shmm.scheme", "shmm.exec",
-              "shmm.cluster", "shmm.cluster.replay", "shmm.cluster.workloads"],
-    package_dir={"shmm": "shmm", "shmm.cluster": "cluster"},
-    package_data={"shmm": ["*.h", "*.pxd", "*.pxi", "*.pyx", "*.pyi", "py.typed"], "shmm.arch": ["*.h", "*.pxd"],
-                  "shmm.mm": ["*.pxd"], "shmm.scheme": ["*.pxd"], "shmm.exec": ["*.pxd"]},
-    ext_modules=cythonize([engine("shmm._fast", "shmm/_fast.pyx", "native.h")], compiler_directives=DIRECTIVES),
+              "shmm.cluster", "shmm.cluster.check", "shmm.cluster.replay", "shmm.cluster.workloads", "shmm.scenarios"],
+    package_dir={"shmm": "shmm", "shmm.cluster": "cluster", "shmm.scenarios": "tests/scenarios"},
+    package_data={"shmm": ["*.h", "*.pxd", "*.pxi", "*.pyx", "*.pyi", "py.typed"],
+                  "shmm.arch": ["*.h", "*.pxd", "check/*.h"], "shmm.mm": ["*.pxd"],
+                  "shmm.scheme": ["*.pxd"], "shmm.exec": ["*.pxd"]},
+    ext_modules=engines(),
 )

@@ -11,7 +11,7 @@ from typing import Any
 # One thread until the workers are forked: NumPy's linear algebra would start one per core, and is not needed.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-COMMANDS = ("run", "replay", "doctor", "clean")
+COMMANDS = ("run", "check", "replay", "doctor", "clean")
 USAGE, ENVIRONMENT, INTERRUPTED = 2, 3, 130
 
 EXAMPLES = """examples:
@@ -19,6 +19,8 @@ EXAMPLES = """examples:
   shmm run --cpus 1,2,4 --workload page_fault1,pft  a small sweep
   shmm run --workload ebizzy --workload-args=-mTR --scheme spf --json result.json
   shmm run --list                                   the workloads
+  shmm check --all                                  every schedule of every scenario, up to two preemptions
+  shmm check --mutants                              takes each protection away and sees what notices
 
 exit status: 0 fine, 1 a violation was found or a worker died, 2 usage, 3 this environment cannot run it,
 130 interrupted (what was measured so far is printed and saved)
@@ -63,6 +65,7 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"shmm {version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     run = add_command(commands, "run", "measure schemes on workloads (also without the word run)")
+    check = add_command(commands, "check", "explore the schedules of a few operations")
     replay = add_command(commands, "replay", "run what a recorded program did")
     doctor = add_command(commands, "doctor", "check whether this machine can run it")
     doctor.set_defaults(handler=doctor_command)
@@ -70,6 +73,8 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     clean.set_defaults(handler=clean_command)
     if command == "run":
         add_run(run)
+    if command == "check":
+        add_check(check)
     if command == "replay":
         add_replay(replay)
     return parser
@@ -90,6 +95,14 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
     options.add_run_options(parser)
     parser.set_defaults(handler=lambda args: run_command(args, parser))
+
+
+def add_check(parser: argparse.ArgumentParser) -> None:
+    """The check command."""
+    from shmm.cluster import check
+
+    check.add_arguments(parser)
+    parser.set_defaults(handler=check.main)
 
 
 def add_replay(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,159 @@
+"""Takes protections away one at a time, and sees what notices: a checker that never finds anything proves nothing.
+
+For each mutant, depth-first search looks through its scenarios for the first that breaks; there PCT shows with several
+seeds how many random schedules it takes, and the schedule is made as small as it can be.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from shmm import _check
+from shmm.cluster.check import explore, schedule
+from shmm.cluster.check.explore import Task
+
+SEEDS = 5
+SAMPLES = 20_000            # schedules of PCT for each seed
+CAP = 2_000_000             # schedules of one depth-first search
+
+@dataclass(frozen=True)
+class Plan:
+    """Where a mutant is looked for."""
+
+    scenarios: tuple[str, ...]
+    memory: tuple[str, ...] = ("sc",)
+    variants: tuple[str, ...] = ("base",)
+    scheme: str = "spf"
+    bound: int = 2
+    depth: int = 3
+
+
+WEAK = ("weak", "tso")
+ORDER = ("fault_munmap", "fault_mprotect", "fault_map_fixed", "fault_mmap", "reader_across_grace")
+
+# By name; the others by their group.
+PLANS: dict[str, Plan] = {
+    "ODD": Plan(("fault_mprotect", "fault_map_fixed"), depth=4),
+    "VMA_COPY": Plan(("fault_munmap", "fault_mprotect", "fault_map_fixed", "split_merge", "mprotect_back")),
+    "SEQ1": Plan(("upper_tables_free",)),
+    "VMA_MEMCMP": Plan(("table_free_walk", "mprotect_back")),
+    "PTL_SPIN": Plan(("flush_under_ptl",)),
+    "WALK_UNPROTECTED": Plan(("table_free_walk",)),
+    "DOWNGRADE_EARLY": Plan(("fault_munmap", "downgrade_window")),
+    "PTE_NONE": Plan(("two_faults",)),
+    "PTE_SAME": Plan(("two_copies", "cow_aba")),
+    "VMA_FREE_NOW": Plan(("reader_across_grace",)),
+    "VMA_LINKS_REUSED": Plan(("unlink_on_the_way",)),
+    "TABLE_FREE_NOW": Plan(("table_free_walk",), variants=("base", "rcu")),
+    "PTL_FREED": Plan(("table_free_walk",)),
+    "MB_SENDER": Plan(("mprotect_late", "fork_store"), WEAK),
+    "MB_TARGET": Plan(("shootdown_late",), ("tso", "weak")),
+    "MB_GRACE": Plan(("reader_across_grace", "grace_driver"), WEAK),
+    "WMB_END": Plan(("fault_munmap",), ("weak",)),
+    "RMB_START": Plan(("fault_mprotect",), ("weak",)),
+    "PUBLISH_VMA": Plan(("recycled_vma", "fault_munmap"), ("weak",)),
+    "PUBLISH_TABLE": Plan(("two_faults",), scheme="mmap_lock"),
+    "UNLOCK_RELAXED": Plan(("first_faults", "dontneed_mmap"), ("sc", "weak")),
+    "UP_READ_RELAXED": Plan(("dontneed_mmap",), scheme="mmap_lock"),
+    "IRQ_ENABLE_RELAXED": Plan(("shootdown_reuse",)),
+    "MPROTECT_NO_FLUSH": Plan(("mprotect_late",)),
+    "ZAP_NO_LOCK": Plan(("fault_munmap",)),
+    "FREE_BEFORE_FLUSH": Plan(("shootdown_late", "fault_dontneed")),
+    "FLUSH_BEFORE_ZAP": Plan(("shootdown_late",)),
+    "RCU_READER_IGNORED": Plan(("reader_across_grace",)),
+    "ANON_VMA_RACE": Plan(("first_faults",)),
+    "ANON_VMA_LOCK": Plan(("first_faults",)),
+}
+GROUPS: dict[str, Plan] = {
+    "spf": Plan(("fault_munmap",)),
+    "order": Plan(ORDER, WEAK),
+    "flush": Plan(("shootdown_late",)),
+    "lock": Plan(("two_writers_one_reader",)),
+    "spare": Plan(ORDER, WEAK),
+}
+
+# Mutants that nothing notices, and why that is so.
+SURVIVORS: dict[str, str] = {
+    "VMA_COPY": "pte_map_lock looks at mmap_seq twice more before anything is committed; this early look saves work.",
+    "MB_GRACE": "rcu_note_quiescent, right before, is a full barrier already.",
+    "MB_KERNEL": "nobody descends the tree without a lock from a system call: such readers come by insn_begin.",
+    "WMB_BEGIN": "who sees a change too early commits under the ptl, which the writer takes after it.",
+    "RMB_CHECK": "the look that matters comes after the ptl was taken, whose acquire is at least as strong.",
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One protection to take away."""
+
+    mutant: str
+    group: str
+    missing: str
+    seed: int
+    plan: Plan = field(compare=False)
+
+
+def tasks(names: Sequence[str], seed: int) -> list[Mutant]:
+    """The mutants of these names, all without any."""
+    return [Mutant(name, group, missing, seed, PLANS.get(name, GROUPS[group]))
+            for name, group, missing in _check.mutants()
+            if name != schedule.NO_MUTANT and (not names or name in names)]
+
+
+def places(mutant: Mutant) -> list[Task]:
+    """Where to look, in this order."""
+    plan = mutant.plan
+    return [Task(scenario, plan.scheme, variant, memory, bound=plan.bound, depth=plan.depth, seed=mutant.seed,
+                 mutant=mutant.mutant, schedules=CAP)
+            for memory in plan.memory for variant in plan.variants for scenario in plan.scenarios]
+
+
+def kill(mutant: Mutant, tell: Callable[[int], None]) -> dict[str, Any]:
+    """One element of "mutants", with the runs behind it."""
+    runs = []
+    for place in places(mutant):
+        runs.append(explore.run(place, progress=tell))
+        if runs[-1]["violation"] is not None:
+            sampled = [explore.run(replace(place, strategy="pct", seed=mutant.seed + number, schedules=SAMPLES,
+                                           shrink=False), progress=tell) for number in range(SEEDS)]
+            return killed(mutant, runs[-1], sampled) | {"runs": runs + sampled}
+    for place in places(mutant):        # deeper than the bound, perhaps
+        runs.append(explore.run(replace(place, strategy="pct", schedules=SAMPLES), progress=tell))
+        if runs[-1]["violation"] is not None:
+            return killed(mutant, runs[-1], runs[-1:]) | {"runs": runs}
+    return verdict(mutant) | {"explanation": SURVIVORS.get(mutant.mutant), "runs": runs}
+
+
+def verdict(mutant: Mutant) -> dict[str, Any]:
+    """What is said of a mutant that survives."""
+    return {"mutant": mutant.mutant, "group": mutant.group, "missing": mutant.missing, "killed": False,
+            "scenario": None, "scheme": None, "variant": None, "memory": None, "strategy": None, "schedules": None,
+            "preemptions": None, "invariant": None, "schedule": None, "explanation": None}
+
+
+def killed(mutant: Mutant, found: dict[str, Any], sampled: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What is said of one that is noticed: by PCT if most seeds find it, else by what found it."""
+    hits = [run["schedules"] for run in sampled if run["violation"] is not None]
+    by = sampled[0] if 2 * len(hits) > len(sampled) else found
+    counts = sorted(run["schedules"] for run in sampled) if by is sampled[0] else [found["schedules"]]
+    parameter = f"pct {by['depth']}" if by["strategy"] == "pct" else f"dfs {by['bound']}"
+    violation = found["violation"]
+    return verdict(mutant) | {
+        "killed": True, "scenario": found["scenario"], "scheme": found["scheme"], "variant": found["variant"],
+        "memory": found["memory"], "strategy": parameter, "schedules": int(statistics.median_high(counts)),
+        "preemptions": violation["preemptions"], "invariant": violation["invariant"], "schedule": violation["schedule"],
+    }
+
+
+def keep(folder: Path, results: Sequence[dict[str, Any]]) -> None:
+    """Writes a file for each mutant that was noticed."""
+    folder.mkdir(exist_ok=True)
+    for result in results:
+        if result["killed"]:
+            comments = [f"{result['mutant']}: {result['missing']}", f"killed by {result['invariant']}, preemptions: "
+                        f"{result['preemptions']}; written by check --mutants --keep"]
+            schedule.write(folder / f"{result['mutant']}.txt", comments, [schedule.parse(result["schedule"])])

@@ -1,0 +1,54 @@
+"""The scenarios of the checker on real processes, many rounds: what the checker says holds on the host, too."""
+
+import pytest
+
+from shmm.cluster.check.scenario import ARENA, VARIANTS, Scene, available, load
+from shmm.cluster.config import SCHEMES, Config, Job
+from shmm.cluster.launch import run_point
+from shmm.program import OP, Program
+
+ROUNDS = 2000
+COUNTER = 13                            # the register that counts them
+CHILD, PARENT = 2, 1                    # address spaces
+POINTS = [(name, scheme, variant) for name in available() for scheme in SCHEMES for variant in load(name).variants]
+
+
+def part(programs: dict[int, Program], cpu: int) -> Program:
+    """What a CPU does, or nothing."""
+    return programs.get(cpu, Program())
+
+
+def forks(scene: Scene) -> bool:
+    """Whether there is a child in the end."""
+    return any((program.array()["op"] == OP["FORK"]).any() for program in (*scene.setup.values(), *scene.cpu.values()))
+
+
+def rounds(scene: Scene, cpu: int) -> Program:
+    """A CPU's program, each round: the set-ups one after the other, all CPUs together, and everything is undone."""
+    p = Program()
+    with p.repeat(ROUNDS, COUNTER):
+        for turn in range(scene.cpus):
+            if turn == cpu:
+                p.extend(part(scene.setup, cpu).array()[:-1])
+            p.barrier()
+        p.extend(part(scene.cpu, cpu).array()[:-1])
+        p.barrier()
+        if cpu == scene.cpus - 1 and forks(scene):
+            p.mm(CHILD)                 # who was its last thread frees it
+        p.mm(PARENT)
+        p.barrier()
+        if cpu == 0:
+            p.munmap(ARENA, 4 << 30)
+        p.barrier()
+    return p
+
+
+@pytest.mark.parametrize(("name", "scheme", "variant"), POINTS)
+def test_real_cpus_keep_the_invariants(name, scheme, variant):
+    scene = load(name).scene()
+    programs = [rounds(scene, cpu).array() for cpu in range(scene.cpus)]
+    job = Job(name, programs, frames=256, files=list(scene.files), vmas=256, mms=2, regions=16, finite=True)
+    run = run_point(Config(scheme=scheme, cpus=scene.cpus, paranoid=True, **VARIANTS[variant]), job)
+    assert run["violations"] == 0, run["violation_messages"]
+    assert run["frames_leaked"] == 0
+    assert run["counters"]["syscalls"] >= ROUNDS
