@@ -3,7 +3,6 @@
 from libc.stdio cimport snprintf
 
 from shmm.arch.arch cimport a64
-from shmm.arch.mutants cimport SHMM_M_NONE
 from shmm.exec.interpreter cimport RUN_FAILED, run_t
 from shmm.layout cimport mm_t
 from shmm.mm.file cimport find_page
@@ -102,7 +101,7 @@ cdef void engine_offline(vcpu_t *c) noexcept:
     pass
 
 
-# ---- what the explorer asks of the rooms -------------------------------------------------------------------------------
+# ---- what the explorer asks of the rooms ---------------------------------------------------------------------
 
 cdef void cpu_main(u32 cpu) noexcept nogil:
     """A CPU's fiber: its program from beginning to end."""
@@ -153,7 +152,7 @@ cdef u32 lock_rank(u32 offset) noexcept nogil:
     return 8 | SPINS if at == <const char *> &c.g.rcu_lock else 6 | SPINS
 
 
-# ---- Python's side -------------------------------------------------------------------------------------------------------
+# ---- Python's side -------------------------------------------------------------------------------------------
 
 def mutants():
     """The protections that can be taken away: (name, group, what is missing) of each, by number; 0 is none."""
@@ -187,7 +186,7 @@ cdef class Explorer:
         if g.magic != L.SHMM_MAGIC:
             raise ValueError("no shmm segment at this address: create or attach one first")
         if g.ncpu > CHECK_CPUS or g.size >= 1 << 28:
-            raise ValueError(f"{g.ncpu} CPUs in {g.size} bytes: the checker explores {CHECK_CPUS} CPUs in 256 MiB at most")
+            raise ValueError(f"{g.ncpu} CPUs in {g.size} bytes: at most {CHECK_CPUS} CPUs in 256 MiB can be explored")
         if memory not in MODELS:
             raise ValueError(f"there is no memory model {memory!r}, choose from {', '.join(MODELS)}")
         nops = 0

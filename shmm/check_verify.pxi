@@ -2,8 +2,8 @@
 # the outcome is that of some sequential order of the operations.
 #
 # An outcome is what a program could tell: every operation's result (of an access whether it failed, not how many faults
-# it took), the registers, the mappings and the contents of every mapped page; an absent page and a page of zeros are the
-# same.  A sequential order must also keep the order of operations that did not overlap (linearizability).
+# it took), the registers, the mappings and the contents of every mapped page; an absent page and a page of zeros are
+# the same.  A sequential order must also keep the order of operations that did not overlap (linearizability).
 
 cdef struct outcome_t:
     u64 digest
@@ -54,8 +54,8 @@ cdef u64 digest_mm(vcpu_t *c, u32 slot) noexcept nogil:
     cdef u64 at
     while v:
         at = vma_start(c, v)
-        sum = check_mix(sum ^ at, vma_end(c, v)) ^ check_mix(ld64_relaxed(&c.vmas[v].flags),
-                                                            ld64_relaxed(&c.vmas[v].pgoff) << 8 | slot)
+        sum = check_mix(sum ^ at, vma_end(c, v))
+        sum = check_mix(sum ^ ld64_relaxed(&c.vmas[v].flags), ld64_relaxed(&c.vmas[v].pgoff) << 8 | slot)
         while at < vma_end(c, v):
             sum ^= digest_page(c, frame_behind(c, mm, v, at), at)
             at += L.SHMM_PAGE_SIZE

@@ -1,8 +1,9 @@
 """Builds the engines that only tests need (tests/rooms), against the rooms of the shmm that is imported.
 
 A plugin of the test modules that name it in pytest_plugins: the fixture `rooms` is the native engine with exercisers
-of single rooms, `count` the counting engine, `litmus` the check engine without rooms.  Built extensions stay in pytest's cache folder under a hash of all that
-went into them, so that a change of any room builds them anew and nothing else does."""
+of single rooms, `count` the counting engine, `litmus` the check engine without rooms.  Built extensions stay in
+pytest's cache folder under a hash of all that went into them, so that a change of any room builds them anew and
+nothing else does."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What the memory models of the check engine allow, by the litmus tests that everybody knows.
 
-x and y are variables, 0 at first; r0, r1 ... registers.  A relaxed load or store is the kernel's READ_ONCE or WRITE_ONCE.
-`weak` is weaker than any machine in some respects and stronger in others; docs/checking.md has the list, and the tests
-at the end hold it to that: outcomes that some machine shows and no model here does."""
+x and y are variables, 0 at first; r0, r1 ... registers.  A relaxed load or store is the kernel's READ_ONCE or
+WRITE_ONCE.  `weak` is weaker than any machine in some respects and stronger in others; docs/checking.md has the list,
+and the tests at the end hold it to that: outcomes that some machine shows and no model here does."""
 
 from dataclasses import dataclass
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -173,25 +174,28 @@ def check_mutants(args: argparse.Namespace) -> int:
             results, stopped = [result for result in error.result if result is not None], True
     runs = [run for result in results for run in result.pop("runs")]
     more = {"interrupted": True} if stopped else {}
-    session.report(document(runs, args.seed, mutants=results, **more), check_table.show, args.json)
+    missed = [result for result in results if result["group"] != mutants.SPARE]
+    spare = [result for result in results if result["group"] == mutants.SPARE]
+    session.report(document(runs, args.seed, mutants=missed, spare=spare, **more), check_table.show, args.json)
     if args.keep is not None:
         mutants.keep(Path(args.keep), results)
-    survived = [result for result in results if not result["killed"] and not result["explanation"]]
-    return session.INTERRUPTED if stopped else session.VIOLATION if survived else session.OK
+    fine = all(mutants.as_expected(result) for result in results)
+    return session.INTERRUPTED if stopped else session.OK if fine else session.VIOLATION
 
 
 def answer(args: argparse.Namespace) -> int:
     """Answers a question: the protocol as it is holds, and this is what happens without each protection."""
     question = questions.find(args.question)
     out = console(stderr=args.json == "-")
-    for line in questions.introduction(question):
+    for line in questions.introduction(question, min(out.width, 118)):
         out.print(line, markup=False)
-    runs, interrupted = explore_all(questions.tasks(question), args.jobs)
+    runs, interrupted = explore_all(questions.tasks(question, args.seed), args.jobs)
     more = {"interrupted": True} if interrupted else {}
     session.report(document(runs, args.seed, **more), check_table.show, args.json)
     schedules = [schedule.parse(run["violation"]["schedule"]) for run in runs if run["violation"] is not None]
     draw_all(questions.first_of_each_mutant(schedules), args)
-    out.print(f"\n{question.answer}", markup=False, soft_wrap=True)
+    for line in ("", questions.explored(question, runs), "", *textwrap.wrap(question.answer, min(out.width, 118))):
+        out.print(line, markup=False)
     if interrupted:
         return session.INTERRUPTED
     return session.OK if questions.as_expected(question, runs) else session.VIOLATION

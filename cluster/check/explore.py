@@ -67,8 +67,8 @@ def stage_of(task: Task | Schedule, scenario: Scenario | None = None) -> Stage:
 def run(task: Task, interrupted: Callable[[], bool] = never, progress: Progress | None = None) -> dict[str, Any]:
     """Explores, and returns the result.  Raises Stopped when interrupted before there is one."""
     with stage_of(task) as stage:
-        started = time.monotonic()
         orders = stage.explorer.sequential()
+        started = time.monotonic()
         found = stage.explorer.violation()
         out: dict[str, Any] = {
             "scenario": task.scenario, "scheme": task.scheme, "variant": task.variant,

@@ -1,19 +1,25 @@
 """What reviewers asked, answered by exploring.
 
 A question names the scenarios that show its matter, and the protections it is about: first the protocol as it is is
-explored, then each protection is taken away and the counterexample is drawn.
+explored under both schemes, then each protection is taken away where its absence shows (mutants.py), and the
+counterexample is drawn.  Questions about copy-on-write against MMU notifiers, and about PREEMPT_RT, wait until both
+exist.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shmm.cluster.check import mutants
 from shmm.cluster.check.explore import Task
-from shmm.cluster.check.mutants import SURVIVORS
-from shmm.cluster.check.schedule import NO_MUTANT, Schedule
+from shmm.cluster.check.schedule import Schedule
 from shmm.cluster.config import SCHEMES
+
+LORE = "lore.kernel.org/r/"
+V2 = "20220128131006.67712-1-michel@lespinasse.org"
 
 
 class QuestionError(ValueError):
@@ -31,7 +37,6 @@ class Question:
     scenarios: tuple[str, ...]
     mutants: tuple[str, ...]            # what to take away, one after the other
     answer: str
-    scheme: str = "spf"                 # in which it is taken away
     variants: tuple[str, ...] = ("base",)
     memory: tuple[str, ...] = ("sc",)
     bound: int = 2
@@ -40,21 +45,126 @@ class Question:
 QUESTIONS: dict[str, Question] = {question.name: question for question in (
     Question(
         name="rbtree-descent",
-        asked="How do you know that each pointer is the right one, descending the tree without a lock?",
-        by="review of the series", source="speculative page faults v2, 13/35",
-        scenarios=("fault_munmap", "reader_across_grace", "split_merge"),
-        mutants=("VMA_FREE_NOW", "SEQ_BOTH"),
-        answer="It need not be the right one: the slot stays readable for a grace period, and a descent that met a "
-               "writer is thrown away when mmap_seq is looked at again.",
+        asked="A lockless descent of the rbtree does not oops?  How do we know that each pointer is the right one, "
+              "with nodes being torn down?",
+        by="Andrew Morton, 31 January 2022; answered by Matthew Wilcox",
+        source=LORE + "20220131171434.89870a8f1ae294912e7ff19e@linux-foundation.org",
+        scenarios=("fault_munmap", "unlink_on_the_way", "recycled_vma", "split_merge", "reader_across_grace"),
+        mutants=("VMA_FREE_NOW", "VMA_LINKS_REUSED", "PUBLISH_VMA", "SEQ_BOTH"),
+        answer="It need not be the right one.  Every link leads to a VMA that is readable for a grace period and "
+               "never back up (T1 to T3 in mm/vma_tree.pxd), so the descent ends somewhere; where, does not matter, "
+               "for a writer that was about has moved mmap_seq, and then the result is thrown away.  Without the "
+               "grace period, with the links reused, or with nodes linked before they are filled, it runs into freed "
+               "memory or in circles; without the count, a page ends up outside any mapping.",
+    ),
+    Question(
+        name="vma-free",
+        asked="Must VMAs be freed by RCU, or would type-stable slots (SLAB_TYPESAFE_BY_RCU) do?",
+        by="the series itself, 11/35",
+        source=LORE + V2,
+        scenarios=("reader_across_grace", "unlink_on_the_way"), mutants=("VMA_FREE_NOW", "RCU_READER_IGNORED"),
+        answer="With slots that are free at once, a descent reads a VMA that has been freed: harmless only as long "
+               "as nobody ever looks at more than the count can void.  The grace period makes the rule simple: what "
+               "was found in an RCU section may be read to its end.",
     ),
     Question(
         name="irq-off",
-        asked="Why are interrupts off during the speculative page-table walk?",
-        by="review of the series", source="speculative page faults v2, 14/35",
-        scenarios=("table_free_walk",), mutants=("WALK_UNPROTECTED", "TABLE_FREE_NOW"),
-        answer="A table is freed only after a shootdown, and that waits for every CPU with interrupts off: so the "
-               "memory of the tables stays as long as the walk lasts.  With an RCU section instead, tables must be "
-               "freed by RCU.",
+        asked="What do disabled interrupts protect in the page-table walk, and need they be disabled at all?",
+        by="Matthew Wilcox, 1 February 2022; Andrew Morton asked what it means under PREEMPT_RT",
+        source=LORE + "YfiY9zRm8BhSp7eA@casper.infradead.org",
+        scenarios=("table_free_walk", "upper_tables_free"), variants=("base", "rcu"),
+        mutants=("WALK_UNPROTECTED", "TABLE_FREE_NOW", "IPI_ACK_LOST", "SEQ1"),
+        answer="They keep the tables' memory, and nothing else: tables are freed after a shootdown, which waits for "
+               "every CPU with interrupts off.  An RCU section does as well if tables are freed by RCU (variant "
+               "rcu); both are exhausted here.  Whether what was read is still true is SEQ1's and SEQ2's business.",
+    ),
+    Question(
+        name="ptl-trylock",
+        asked="Why is the page-table lock only tried, and the fault given up when it is taken?",
+        by="the series itself, 17/35; Sebastian Siewior: no regular spin_lock may appear in that section",
+        source=LORE + "YflrLpx3gpRMcu6p@linutronix.de",
+        scenarios=("flush_under_ptl", "two_faults"), variants=("base",), mutants=("PTL_SPIN",),
+        answer="Whoever zaps dirty pages of a shared file flushes under that lock and waits for every CPU with "
+               "interrupts off.  A speculator that waits for the lock with interrupts off is such a CPU: the two "
+               "wait for each other.",
+    ),
+    Question(
+        name="single-sequence-check",
+        asked="The count is looked at four times.  Which of these looks are needed?",
+        by="the series itself, 13/35 and 17/35; Peter Zijlstra called the count excessive",
+        source=LORE + "YG3GBhvVt2cQkZVz@hirez.programming.kicks-ass.net",
+        scenarios=("fault_munmap", "fault_mprotect", "fault_map_fixed", "upper_tables_free"),
+        mutants=("ODD", "SEQ1", "SEQ2", "SEQ_BOTH", "SEQ_PARITY_ONLY"),
+        answer="Three of four.  Oddness at the start: a fault that begins inside a writer's section sees no change.  "
+               "SEQ1: else the lock that is tried may lie in a table that is gone.  SEQ2, under the lock: else a "
+               "writer slips in between.  The look after the copy alone can go (VMA_COPY, docs/checking.md): it "
+               "saves work.",
+    ),
+    Question(
+        name="downgrade",
+        asked="munmap tears down under the read lock, with the count even.  Why does no speculator mistake that for "
+              "peace?",
+        by="the series itself, 10/35",
+        source=LORE + V2,
+        scenarios=("fault_munmap", "downgrade_window", "table_free_walk"),
+        mutants=("DOWNGRADE_EVEN", "DOWNGRADE_EARLY", "SEQ_SILENT"),
+        answer="Because the downgrade moves the count on, by two in all, and comes after the VMAs have left the "
+               "tree: who began before finds another number, who begins after finds no VMA.  Either alone is not "
+               "enough.",
+    ),
+    Question(
+        name="per-vma-memcmp",
+        asked="One count for the whole address space aborts for any change anywhere.  Why not compare the VMA with "
+              "the copy?",
+        by="Peter Zijlstra, 7 April 2021; answered by Michel Lespinasse",
+        source=LORE + "YG3GBhvVt2cQkZVz@hirez.programming.kicks-ass.net",
+        scenarios=("mprotect_back", "table_free_walk", "cow_aba"), mutants=("VMA_MEMCMP",),
+        answer="A comparison misses what changed and changed back, and sees nothing of a munmap that has not yet "
+               "touched the VMA it looks at.  Comparing needs a count per VMA to be sound, which is another scheme.",
+    ),
+    Question(
+        name="ptlock-free",
+        asked="Where the page-table lock is allocated apart from struct page, it is freed with the table, before any "
+              "grace period.  Does a speculator lock freed memory?",
+        by="David Hildenbrand, 31 January 2022; no answer in the thread",
+        source=LORE + "1bfec16f-76c6-9beb-26b2-ca508baa76a3@redhat.com",
+        scenarios=("table_free_walk", "upper_tables_free"), variants=("base", "rcu"), mutants=("PTL_FREED",),
+        answer="Yes, if it is freed then: the counterexample tries the lock between SEQ1 and SEQ2.  With the lock "
+               "inside the frame's record, which is never anything else, SEQ2 fails and nothing was harmed.",
+    ),
+    Question(
+        name="read-lock-writers",
+        asked="MADV_DONTNEED changes ptes under the read lock and does not move the count.  What orders it with a "
+              "speculator?",
+        by="the series itself (facts that follow from 10/35)",
+        source=LORE + V2,
+        scenarios=("fault_dontneed", "two_faults", "flush_under_ptl"), mutants=("ZAP_NO_LOCK", "PTE_NONE", "PTE_SAME"),
+        answer="The page-table lock alone, and the look at the pte under it.  Without either, a page is lost or two "
+               "take one place.",
+    ),
+    Question(
+        name="barriers",
+        asked="Which barriers does the count need?  Would the kernel's seqcount API say it better?",
+        by="Sebastian Siewior, 1 February 2022",
+        source=LORE + "YflrLpx3gpRMcu6p@linutronix.de",
+        scenarios=("fault_mprotect", "fault_munmap"), memory=("sc", "tso", "weak"), bound=1,
+        mutants=("RMB_START", "WMB_END"),
+        answer="The pair around the new even count: the writer's before it, the reader's after it.  The other pair "
+               "stands beside the page-table lock's release and acquire, which order as much where it matters "
+               "(docs/checking.md).  x86 shows neither.",
+    ),
+    Question(
+        name="shootdown",
+        asked="Is it sure that no stale translation is used once munmap has returned, also by a CPU that takes "
+              "interrupts late?",
+        by="the mission of this laboratory",
+        source="shmm/mm/ipi.pxd, shmm/mm/irq.pxd",
+        scenarios=("shootdown_late", "shootdown_reuse", "mprotect_late"), variants=("base", "signal"),
+        mutants=("IPI_LOST", "IPI_ACK_LOST", "MAILBOX_UNREAD", "MB_SENDER", "MB_TARGET", "FREE_BEFORE_FLUSH",
+                 "FLUSH_BEFORE_ZAP", "MPROTECT_NO_FLUSH"),
+        answer="Yes, for both deliveries.  Requests are posted before the sender looks who has interrupts off, and a "
+               "CPU looks into its mailbox after it has said that they are: with either full barrier gone, a store "
+               "buffer is enough for both to look past each other.",
     ),
 )}
 
@@ -66,19 +176,17 @@ def find(name: str) -> Question:
     return QUESTIONS[name]
 
 
-def introduction(question: Question) -> list[str]:
+def introduction(question: Question, width: int = 118) -> list[str]:
     """What is asked, and by whom."""
-    return [question.asked, f"    {question.by}, {question.source}", ""]
+    return [*textwrap.wrap(question.asked, width), f"    {question.by}", f"    {question.source}", ""]
 
 
-def tasks(question: Question) -> list[Task]:
-    """The protocol as it is under both schemes, then without each protection."""
-    def points(scheme: str, mutant: str) -> list[Task]:
-        return [Task(scenario, scheme, variant, memory, bound=question.bound, mutant=mutant)
-                for scenario in question.scenarios for variant in question.variants for memory in question.memory]
-
-    whole = [task for scheme in SCHEMES for task in points(scheme, NO_MUTANT)]
-    return whole + [task for mutant in question.mutants for task in points(question.scheme, mutant)]
+def tasks(question: Question, seed: int = 1) -> list[Task]:
+    """The protocol as it is under both schemes, then without each protection, where that shows."""
+    whole = [Task(scenario, scheme, variant, memory, bound=question.bound)
+             for scenario in question.scenarios for scheme in SCHEMES for variant in question.variants
+             for memory in question.memory]
+    return whole + [task for mutant in mutants.tasks(question.mutants, seed) for task in mutants.places(mutant)]
 
 
 def first_of_each_mutant(schedules: Sequence[Schedule]) -> list[Schedule]:
@@ -90,6 +198,15 @@ def first_of_each_mutant(schedules: Sequence[Schedule]) -> list[Schedule]:
 
 
 def as_expected(question: Question, runs: Sequence[dict[str, Any]]) -> bool:
-    """Whether nothing breaks as it is, and something does without each protection that anything notices."""
+    """Whether nothing breaks as it is, and something does without each protection."""
     broken = {run["mutant"] for run in runs if run["violation"] is not None}
-    return None not in broken and set(question.mutants) - set(SURVIVORS) <= broken
+    return None not in broken and set(question.mutants) <= broken
+
+
+def explored(question: Question, runs: Sequence[dict[str, Any]]) -> str:
+    """What the answer rests on, in one line."""
+    whole = [run for run in runs if run["mutant"] is None]
+    how = "exhausted" if all(run["exhausted"] for run in whole) else "not exhausted"
+    done = sum(run["schedules"] for run in whole)
+    return (f"explored: {done:,} schedules of {len(question.scenarios)} scenarios, both schemes, up to "
+            f"{question.bound} deviations ({how}), memory {', '.join(question.memory)}")

@@ -19,6 +19,7 @@ def show(document: dict[str, Any], out: Console) -> None:
         out.print(plain_table(runs, columns(runs)))
     if document.get("mutants"):
         show_mutants(document["mutants"], out)
+    show_spare(document.get("spare", ()), out)
     for warning in document["warnings"]:
         out.print(f"warning: {warning}", style="yellow", markup=False)
     if document.get("interrupted"):
@@ -90,12 +91,15 @@ def show_mutants(mutants: Sequence[dict[str, Any]], out: Console) -> None:
         else:
             table.add_row(mutant["mutant"], mutant["missing"], "survives", "", "", "", "")
     out.print(table)
-    for mutant in mutants:
-        if mutant["explanation"]:
-            out.print(f"{mutant['mutant']} survives: {mutant['explanation']}", markup=False, soft_wrap=True)
     killed = sum(mutant["killed"] for mutant in mutants)
-    explained = sum(not mutant["killed"] and bool(mutant["explanation"]) for mutant in mutants)
-    text = f"{killed} of {len(mutants)} protections are missed when they are taken away"
-    if explained:
-        text += f", {explained} {'is' if explained == 1 else 'are'} not, and it is known why"
-    out.print(text, markup=False)
+    out.print(f"{killed} of {len(mutants)} protections are missed when they are taken away", markup=False)
+
+
+def show_spare(mutants: Sequence[dict[str, Any]], out: Console) -> None:
+    """What others stand in for, and whether that is still so."""
+    for mutant in mutants:
+        if mutant["killed"]:
+            text = f"noticed after all ({mutant['invariant']}): not a spare one, give it a group of its own"
+        else:
+            text = f"spare, not missed in {mutant['schedules']:,} schedules: {mutant['explanation']}"
+        out.print(f"{mutant['mutant']}: {text}", markup=False, soft_wrap=True)

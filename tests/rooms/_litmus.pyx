@@ -2,7 +2,6 @@
 
 explore() returns every outcome that a memory model allows, as what the registers held."""
 
-from libc.stdint cimport int32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 

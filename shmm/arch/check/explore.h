@@ -256,11 +256,8 @@ static void check_take(const decision_t *d, uint32_t choice, int stays)
 	}
 }
 
-/* Whether live.current can run now; after a drain on behalf of nobody it may not. */
-static int check_current_waits(void)
-{
-	return chk.live.cpu[chk.live.current].status != CHECK_READY;
-}
+/* After a drain on behalf of nobody, live.current may be a CPU that cannot run. */
+static int check_current_waits(void) { return chk.live.cpu[chk.live.current].status != CHECK_READY; }
 
 static int check_too_long(void)
 {
