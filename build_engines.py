@@ -22,11 +22,12 @@ DIRECTIVES = {
     "freethreading_compatible": True,
 }
 
-CFLAGS = ["-std=gnu11", "-O2", "-g", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function",
+CFLAGS = ["-std=gnu11", "-g", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function",
           "-Werror=implicit-function-declaration"]
 
 
-def engine(module: str, source: str, header: str, rooms: str = "shmm", include: Iterable[str] = ()) -> Extension:
+def engine(module: str, source: str, header: str, rooms: str = "shmm", include: Iterable[str] = (),
+           optimise: str = "-O2") -> Extension:
     """One engine: its own .pyx, the rooms compiled against its own header behind the door.
 
     rooms: the folder of shmm; include: where the header is, if not there."""
@@ -35,7 +36,7 @@ def engine(module: str, source: str, header: str, rooms: str = "shmm", include: 
         [source],
         include_dirs=[rooms, f"{rooms}/arch", *include],
         define_macros=[("_GNU_SOURCE", None), ("SHMM_ENGINE_HEADER", f'"{header}"')],
-        extra_compile_args=CFLAGS,
+        extra_compile_args=[*CFLAGS, optimise],
         # cythonize follows .pxd files, but not the headers that headers include
         depends=[str(path) for path in sorted(Path(rooms).rglob("*.h"))],
     )
@@ -44,6 +45,6 @@ def engine(module: str, source: str, header: str, rooms: str = "shmm", include: 
 def engines() -> list[Extension]:
     """The engines that are shipped.  The checker names lines of rooms, so its C says which line it comes from."""
     native = engine("shmm._fast", "shmm/_fast.pyx", "native.h")
-    check = engine("shmm._check", "shmm/_check.pyx", "check.h")
+    check = engine("shmm._check", "shmm/_check.pyx", "check.h", optimise="-O3")     # a tenth faster
     return [*cythonize([native], compiler_directives=DIRECTIVES),
             *cythonize([check], compiler_directives=DIRECTIVES, emit_linenums=True)]

@@ -42,6 +42,7 @@ PLANS: dict[str, Plan] = {
     "SEQ1": Plan(("upper_tables_free",)),
     "VMA_MEMCMP": Plan(("table_free_walk", "mprotect_back")),
     "PTL_SPIN": Plan(("flush_under_ptl",)),
+    "PTL_LOOP": Plan(("flush_under_ptl",)),
     "WALK_UNPROTECTED": Plan(("table_free_walk",)),
     "DOWNGRADE_EARLY": Plan(("fault_munmap", "downgrade_window")),
     "PTE_NONE": Plan(("two_faults",)),

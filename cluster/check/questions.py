@@ -83,7 +83,7 @@ QUESTIONS: dict[str, Question] = {question.name: question for question in (
         asked="Why is the page-table lock only tried, and the fault given up when it is taken?",
         by="the series itself, 17/35; Sebastian Siewior: no regular spin_lock may appear in that section",
         source=LORE + "YflrLpx3gpRMcu6p@linutronix.de",
-        scenarios=("flush_under_ptl", "two_faults"), variants=("base",), mutants=("PTL_SPIN",),
+        scenarios=("flush_under_ptl", "two_faults"), variants=("base",), mutants=("PTL_SPIN", "PTL_LOOP"),
         answer="Whoever zaps dirty pages of a shared file flushes under that lock and waits for every CPU with "
                "interrupts off.  A speculator that waits for the lock with interrupts off is such a CPU: the two "
                "wait for each other.",

@@ -33,7 +33,7 @@
 #define SHMM_COPY_DO(to, from, n)     check_copy(to, from, (uint32_t)(n))
 /* Nothing comes between: no other fiber runs before the next access. */
 #define SHMM_RMW_DO(p, result, kind, expr) do {                          \
-	check_rmw_begin(&(p)->v, kind);                                  \
+	check_rmw_begin(&(p)->v, sizeof((p)->v), kind);                                  \
 	uint64_t check_before = (p)->v;                                  \
 	result = expr;                                                   \
 	check_rmw_end(&(p)->v, sizeof((p)->v), check_before, kind); } while (0)

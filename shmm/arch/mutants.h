@@ -20,6 +20,7 @@
 	X(SEQ_PARITY_ONLY, "spf", "a check sees only whether mmap_seq is even") \
 	X(VMA_MEMCMP, "spf", "a check compares the VMA with the copy instead of mmap_seq with its start") \
 	X(PTL_SPIN, "spf", "a speculator waits for the page-table lock with interrupts off") \
+	X(PTL_LOOP, "spf", "a speculator tries the page-table lock until it has it, with interrupts off") \
 	X(WALK_UNPROTECTED, "spf", "the speculative walk neither disables interrupts nor enters an RCU section") \
 	X(DOWNGRADE_EVEN, "spf", "mmap_write_downgrade takes mmap_seq back to what it was before the writer") \
 	X(DOWNGRADE_EARLY, "spf", "munmap downgrades before it has taken the VMAs out of the tree") \

@@ -18,9 +18,10 @@ The truth of what was read is established once, at the commit, by pte_map_lock:
 Step 5 is the invariant the protocol rests on: every writer that tears this table down bumps mmap_seq before and takes
 this ptl after; a faulter that holds the ptl with the old count will be seen, and undone, by that writer."""
 
-from shmm.arch.arch cimport a32, a64, ld64_relaxed, mutant, u32, u64
+from shmm.arch.arch cimport a32, a64, cpu_relax, ld64_relaxed, mutant, u32, u64
 from shmm.arch.mutants cimport (
-    SHMM_M_PTL_SPIN, SHMM_M_SEQ1, SHMM_M_SEQ2, SHMM_M_SEQ_BOTH, SHMM_M_VMA_MEMCMP, SHMM_M_WALK_UNPROTECTED,
+    SHMM_M_PTL_LOOP, SHMM_M_PTL_SPIN, SHMM_M_SEQ1, SHMM_M_SEQ2, SHMM_M_SEQ_BOTH, SHMM_M_VMA_MEMCMP,
+    SHMM_M_WALK_UNPROTECTED,
 )
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1,
@@ -92,6 +93,19 @@ cdef inline bint nothing_changed(vcpu_t *c, vm_fault_t *vmf, int without) noexce
     return mmap_seq_read_check(vmf.mm, vmf.seq)
 
 
+cdef inline bint try_ptl(vcpu_t *c, a32 *ptl) noexcept nogil:
+    cdef u32 turn = 0
+    if mutant(SHMM_M_PTL_SPIN):
+        spin_lock(c, ptl)
+        return True
+    while not spin_trylock(c, ptl):
+        if not mutant(SHMM_M_PTL_LOOP):
+            return False
+        cpu_relax(turn)
+        turn += 1
+    return True
+
+
 cdef inline bint pte_map_lock_speculative(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     if not nothing_changed(c, vmf, SHMM_M_SEQ1):
         count_vm_event(c, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1)
@@ -99,9 +113,7 @@ cdef inline bint pte_map_lock_speculative(vcpu_t *c, vm_fault_t *vmf) noexcept n
     if ld64_relaxed(vmf.pmd) != vmf.orig_pmd:
         count_vm_event(c, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD)
         return False
-    if mutant(SHMM_M_PTL_SPIN):
-        spin_lock(c, vmf.ptl)
-    elif not spin_trylock(c, vmf.ptl):
+    if not try_ptl(c, vmf.ptl):
         count_vm_event(c, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL)
         return False
     if not nothing_changed(c, vmf, SHMM_M_SEQ2):

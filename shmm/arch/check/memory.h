@@ -269,54 +269,67 @@ CHECK_CALL void check_add_owned(void *p, uint64_t n)
 
 /* ---- read-modify-writes: the host's own instruction stands between the two --------------------------------------*/
 
-CHECK_CALL void check_rmw_begin(const void *p, int kind)
+static void rmw_fence(int kind)
 {
+	if (kind != SHMM_RMW)
+		return;
+	clock_fence(1, 1);
+	if (chk.model == CHECK_WEAK)
+		weak_fence(1, 1);
+}
+
+CHECK_CALL void check_rmw_begin(const void *p, uint32_t size, int kind)
+{
+	uint32_t offset = check_offset(p);
+
 	if (!chk.on)
 		return;
 	check_point();
-	check_alive(check_offset(p));
+	check_alive(offset);
 	if (chk.model == CHECK_TSO)
 		tso_drain(chk.id);
-	if (kind == SHMM_RMW) {
-		clock_fence(1, 1);
-		if (chk.model == CHECK_WEAK)
-			weak_fence(1, 1);
-	}
+	rmw_fence(kind);
+	if (chk.model == CHECK_WEAK)
+		weak_location(offset, size, 1);         /* while memory still holds its initial value */
+	chk.before = check_peek(offset & ~7u, 8);
 }
 
+/* What a read-modify-write reads, and what it publishes: with its value, whatever the value before was published with. */
+static void rmw_clocks(shadow_t *cell, int acquire, int release, int stores)
+{
+	vclock_t clock;
+
+	clock_read(cell->clock, acquire);
+	if (!stores)
+		return;
+	clock = clock_of_store(release);
+	clock_join(&clock, cell->clock);
+	shadow_set(&cell->clock, clock);
+}
+
+/* The host has done it: notes the change of memory as if it came now.  (The whole word is not read again: a wide load
+ * right after a narrow store would wait for it.) */
 CHECK_CALL void check_rmw_end(void *p, uint32_t size, uint64_t old, int kind)
 {
 	uint32_t offset = check_offset(p);
-	uint64_t value, *word;
-	shadow_t *cell;
+	uint64_t value;
 	int acquire = kind == SHMM_RMW || kind == SHMM_RMW_ACQUIRE, release = kind == SHMM_RMW || kind == SHMM_RMW_RELEASE;
-	vclock_t clock;
 
 	if (!chk.on)
 		return;
-	word = (uint64_t *)(chk.base + (offset & ~7u));
-	cell = &chk.shadow[offset >> 2];
-	value = check_peek(offset, size);
-	*word = check_merge(*word, offset, size, old);  /* as it was, and once more by way of the log */
+	value = host_load(p, size);
 	if (chk.model == CHECK_WEAK) {
 		weak_load(offset, size, 0, acquire);
 		if (value != old)
 			weak_store(offset, size, value, release, 1);
 	} else {
-		clock_read(cell->clock, acquire);
-		if (value != old) {
-			clock = clock_of_store(release);
-			clock_join(&clock, cell->clock);
-			shadow_set(&cell->clock, clock);
-		}
+		rmw_clocks(&chk.shadow[offset >> 2], acquire, release, value != old);
 	}
-	check_poke(offset, size, value);
-	if (kind == SHMM_RMW) {
-		clock_fence(1, 1);
-		if (chk.model == CHECK_WEAK)
-			weak_fence(1, 1);
-	}
-	if (chk.me->tracking)
+	if (value != old)
+		check_changed((uint64_t *)(chk.base + (offset & ~7u)), chk.before,
+			      check_merge(chk.before, offset, size, value));
+	rmw_fence(kind);
+	if (chk.slow && chk.me->tracking)
 		check_watch(offset, size, value);
 	check_trace(kind, offset, size, old, value, 0);
 }

@@ -137,6 +137,7 @@ static struct {
 	uint64_t *maybe;                /* bit per word of the frames' contents: may be other than 0 */
 	undo_t *undo;
 	const shmm_site_t *site;
+	uint64_t before;                /* the word of a read-modify-write, as it was */
 	void *explorer;                 /* the stack of whoever explores */
 	int event;
 	uint32_t answer, usual;         /* how far back a load goes: what is asked, what is decided, what is usual */
@@ -186,20 +187,26 @@ static inline uint64_t check_mix(uint64_t place, uint64_t value)
 	return x ^ x >> 29;
 }
 
-/* Changes a word of the segment. */
+/* Notes that a word of the segment changes, or just has. */
+static inline void check_changed(uint64_t *word, uint64_t old, uint64_t new)
+{
+	uint32_t place = (uint32_t)((uint8_t *)word - chk.base) >> 3;
+
+	chk.undo[chk.live.undo++] = (undo_t){ word, old };
+	chk.live.hash ^= check_mix(place, old) ^ check_mix(place, new);
+	chk.me->stores++;
+	if (place >= chk.memory >> 3)
+		chk.maybe[(place - (chk.memory >> 3)) >> 6] |= 1ull << (place & 63);
+}
+
 static inline void check_write_word(uint64_t *word, uint64_t new)
 {
 	uint64_t old = *word;
-	uint32_t place = (uint32_t)((uint8_t *)word - chk.base) >> 3;
 
 	if (old == new)
 		return;
-	check_save(word);
-	chk.live.hash ^= check_mix(place, old) ^ check_mix(place, new);
-	chk.me->stores++;
+	check_changed(word, old, new);
 	*word = new;
-	if (place >= chk.memory >> 3)
-		chk.maybe[(place - (chk.memory >> 3)) >> 6] |= 1ull << (place & 63);
 }
 
 static inline uint64_t check_merge(uint64_t word, uint32_t offset, uint32_t size, uint64_t value)
