@@ -4,6 +4,7 @@
  *   check/state.h      CPUs, undo log, hash of the segment
  *   check/race.h       vector clocks, freed memory
  *   check/tso.h        store buffers          check/weak.h   old values
+ *   check/turn.h       where a CPU stops and goes on
  *   check/memory.h     what an access does, and check/page.h what is done to pages
  *   check/schedule.h   waiting, locks, operations
  *   check/explore.h    decisions, the depth-first search; check/strategies.h: random, PCT, replay

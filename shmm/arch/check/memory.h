@@ -7,21 +7,9 @@
 #ifndef SHMM_CHECK_MEMORY_H
 #define SHMM_CHECK_MEMORY_H
 
-#include "tso.h"
-#include "weak.h"
+#include "turn.h"
 
 #define CHECK_CALL __attribute__((noinline)) static
-
-static void check_choose(void);
-static uint32_t check_choose_value(uint32_t older, uint32_t usual);
-
-/* Before each access: the explorer may let another CPU run here. */
-static inline void check_point(void)
-{
-	chk.me->steps++;
-	if (__builtin_expect(--chk.fuel == 0, 0))
-		check_choose();
-}
 
 static inline uint32_t check_offset(const void *p) { return (uint32_t)((const uint8_t *)p - chk.base); }
 

@@ -152,8 +152,6 @@ static struct {
 	live_t live, first;
 } chk = { .slow = 1 };
 
-static void check_leave(int event);
-
 static uint32_t check_steps(void)
 {
 	uint32_t n = 0;
@@ -231,6 +229,13 @@ static inline void check_poke(uint32_t offset, uint32_t size, uint64_t value)
 	check_write_word(word, check_merge(*word, offset, size, value));
 }
 
+/* Back to the explorer, until it switches back. */
+static void check_stop(int event)
+{
+	chk.event = event;
+	shmm_fiber_switch(&chk.me->sp, chk.explorer);
+}
+
 /* The run is over: what is wrong, and where.  Never returns on a fiber. */
 static void check_violate(const char *invariant, const char *what, uint32_t offset)
 {
@@ -243,7 +248,7 @@ static void check_violate(const char *invariant, const char *what, uint32_t offs
 		chk.violation.site = chk.site;
 	}
 	if (chk.running)
-		check_leave(CHECK_VIOLATION);
+		check_stop(CHECK_VIOLATION);
 }
 
 static inline void check_trace(int kind, uint32_t offset, uint32_t size, uint64_t old, uint64_t value, int stale)
