@@ -289,6 +289,10 @@ cdef class Explorer:
         return [(t.step, t.cpu, t.kind, t.offset, t.size, t.old, t.value, site_of(t.site), function_of(t.site))
                 for t in chk.trace[:chk.ntrace]]
 
+    def steps(self):
+        """The accesses of the last schedule."""
+        return check_steps()
+
     def states(self):
         """(states at rest, final states among them) that were verified since begin()."""
         return explorer.nseen, explorer.seen_finished

@@ -47,7 +47,7 @@ def test_the_letters():
     ("two_faults/spf/base/sc/NONE:4.1s1", "'4.1s1' is not a deviation"),
     ("two_faults/spf/base/sc/NONE:0.\N{ARABIC-INDIC DIGIT ONE}s1", "is not a deviation"),
     ("two_faults/spf/base/sc/NONE:0.1s4", "names CPU 4, of 0 to 3"),
-    ("two_faults/spf/base/sc/NONE:0.1o0", "goes 0 stores back"),
+    ("two_faults/spf/base/sc/NONE:0.1o31", "goes 31 stores back"),
     ("x" * 5000, "is not a schedule"),
 ])
 def test_a_bad_schedule_is_one_clear_line(text, message):

@@ -39,6 +39,7 @@ class Task:
     schedules: int | None = None    # at most; None: all of dfs, SAMPLES of the others
     seconds: float | None = None    # at most
     shrink: bool = True             # a violation
+    script: tuple[Deviation, ...] = ()      # strategy "directed": the one schedule to run
 
     @property
     def limit(self) -> int | None:
@@ -93,6 +94,9 @@ def search(
 ) -> dict[str, Any]:
     """Runs schedules until all have been run, one of them broke something, or a limit is reached."""
     explorer = stage.explorer
+    if task.strategy == "directed":
+        explorer.replay(task.script, MUTANTS.index(task.mutant))
+        return {"schedules": 1, "steps": explorer.steps(), "exhausted": False}
     explorer.begin(task.strategy, task.bound, task.seed, MUTANTS.index(task.mutant), task.depth)
     size = SLICE if task.strategy == "dfs" else SLOW_SLICE
     done, steps, exhausted = 0, 0, False

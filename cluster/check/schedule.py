@@ -88,8 +88,8 @@ def parse_deviation(part: str, text: str) -> Deviation:
         raise ScheduleError(f"schedule {shorten(text)!r}: {part!r} is not a deviation such as 0.119s1")
     cpu, step, letter, number = int(match[1]), int(match[2]), match[3], int(match[4])
     if letter == "o":
-        if not 1 <= number <= 30:
-            raise ScheduleError(f"schedule {shorten(text)!r}: {part!r} goes {number} stores back, not 1 to 30")
+        if number > 30:
+            raise ScheduleError(f"schedule {shorten(text)!r}: {part!r} goes {number} stores back, not 0 to 30")
         return cpu, step, OLD_VALUE, number
     if number >= MAX_CPUS:
         raise ScheduleError(f"schedule {shorten(text)!r}: {part!r} names CPU {number}, of 0 to {MAX_CPUS - 1}")

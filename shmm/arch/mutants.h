@@ -33,7 +33,7 @@
 	X(PTL_FREED, "spf", "a page table's lock is free as soon as the table is unlinked") \
 	X(MB_SENDER, "order", "no full barrier between a shootdown's requests and its look at the targets") \
 	X(MB_TARGET, "order", "no full barrier between interrupts off and the look at the mailbox") \
-	X(MB_GRACE, "spare", "no full barrier between a grace period's beginning and its look at the CPUs") \
+	X(MB_GRACE, "order", "no full barrier between a grace period's beginning and its look at the CPUs") \
 	X(MB_KERNEL, "spare", "no full barrier at the entry to the kernel") \
 	X(WMB_BEGIN, "spare", "no write barrier after mmap_seq turns odd") \
 	X(WMB_END, "order", "no write barrier before mmap_seq turns even") \
