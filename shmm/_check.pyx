@@ -35,7 +35,7 @@ cdef extern from "arch.h" nogil:
         u64 value, old
         u32 step, offset
         const shmm_site_t *site
-        u8 cpu, kind, size, stale
+        u8 cpu, kind, size
     ctypedef struct check_rooms_t:
         void (*main)(u32) noexcept nogil
         void (*interrupt)(u32) noexcept nogil
@@ -285,7 +285,9 @@ cdef class Explorer:
                 "preemptions": chk.live.cost, "steps": check_steps()}
 
     def trace(self):
-        """The accesses of the last replay: (step, cpu, kind, offset, size, value before, value, source, function)."""
+        """The accesses of the last replay: (step, cpu, kind, offset, size, value before, value, source, function).
+
+        Of a load, the value before is what memory holds: not the same if an old value was read."""
         return [(t.step, t.cpu, t.kind, t.offset, t.size, t.old, t.value, site_of(t.site), function_of(t.site))
                 for t in chk.trace[:chk.ntrace]]
 

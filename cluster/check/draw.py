@@ -87,6 +87,7 @@ def trace_of(stage: Stage, names: symbols.Symbols) -> list[Access]:
             name = names.name(offset, size)
             text = describe(name, kind, old, value)
             short = f"{name.removeprefix('mm[1].')} {'=' if kind in STORES else '=='} {symbols.meaning(name, value)}"
+            short += " (old)" if kind not in STORES and old != value else ""
         if kind in STORES:
             names.note(offset, size, value)
         out.append(Access(step, cpu, kind, offset, name, text, short, source, function_name(function), old, value,
@@ -96,11 +97,10 @@ def trace_of(stage: Stage, names: symbols.Symbols) -> list[Access]:
 
 def describe(name: str, kind: int, old: int, value: int) -> str:
     """symbol: old -> new of a store, symbol == value of a load."""
-    after = symbols.meaning(name, value)
-    if kind not in STORES or old == value:
-        return f"{name} == {after}" if kind not in STORES else f"{name}: {after} again"
-    before = symbols.meaning(name, old)
-    return f"{name}: {before} -> {after}"
+    before, after = symbols.meaning(name, old), symbols.meaning(name, value)
+    if kind not in STORES:
+        return f"{name} == {after}" if old == value else f"{name} == {after} (old: it is {before})"
+    return f"{name}: {after} again" if old == value else f"{name}: {before} -> {after}"
 
 
 # ---- what is shown -----------------------------------------------------------------------------------------

@@ -89,7 +89,8 @@ static void check_loaded(int kind, uint32_t offset, uint32_t size, uint64_t valu
 {
 	if (chk.me->tracking)
 		check_watch(offset, size, value);
-	check_trace(kind, offset, size, value, value, 0);
+	/* what memory holds, and what was read of it: an old value, perhaps */
+	check_trace(kind, offset, size, chk.model == CHECK_WEAK ? check_peek(offset, size) : value, value);
 }
 
 CHECK_CALL uint64_t load_slow(const void *p, uint32_t size, int kind)
@@ -173,7 +174,7 @@ static void store_as_modelled(uint32_t offset, uint32_t size, uint64_t value, in
 
 static void check_stores(int kind, uint32_t offset, uint32_t size, uint64_t value)
 {
-	check_trace(kind, offset, size, check_peek(offset, size), value, 0);
+	check_trace(kind, offset, size, check_peek(offset, size), value);
 	if (chk.me->tracking)
 		check_watch_own_store(offset, value);
 }
@@ -319,7 +320,7 @@ CHECK_CALL void check_rmw_end(void *p, uint32_t size, uint64_t old, int kind)
 	rmw_fence(kind);
 	if (chk.slow && chk.me->tracking)
 		check_watch(offset, size, value);
-	check_trace(kind, offset, size, old, value, 0);
+	check_trace(kind, offset, size, old, value);
 }
 
 CHECK_CALL void check_fence(int kind)
@@ -329,7 +330,7 @@ CHECK_CALL void check_fence(int kind)
 	if (!chk.on)
 		return;
 	check_point();
-	check_trace(kind, 0, 0, 0, 0, 0);
+	check_trace(kind, 0, 0, 0, 0);
 	clock_fence(read, write);
 	if (chk.model == CHECK_TSO && read && write)
 		tso_drain(chk.id);

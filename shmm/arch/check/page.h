@@ -37,7 +37,7 @@ CHECK_CALL uint8_t check_load_user(const uint8_t *p)
 	if (chk.model == CHECK_WEAK)
 		weak_see(offset & ~7u);
 	value = (uint8_t)(chk.model == CHECK_TSO ? tso_load(offset, 1) : check_peek(offset, 1));
-	check_trace(SHMM_LD_RELAXED, offset, 1, value, value, 0);
+	check_trace(SHMM_LD_RELAXED, offset, 1, value, value);
 	return value;
 }
 
@@ -52,7 +52,7 @@ CHECK_CALL void check_store_user(uint8_t *p, uint8_t value)
 	check_point();
 	check_alive(offset);
 	plain_read(page_cell(offset), offset);          /* programs may race with each other, not with the kernel */
-	check_trace(SHMM_ST_RELAXED, offset, 1, check_peek(offset, 1), value, 0);
+	check_trace(SHMM_ST_RELAXED, offset, 1, check_peek(offset, 1), value);
 	if (chk.model == CHECK_TSO)
 		tso_store(offset, 1, value, chk.me->released);
 	else
@@ -86,7 +86,7 @@ CHECK_CALL void check_clear(void *page, uint32_t size)
 		return;
 	}
 	plain_write(page_cell(offset), offset);
-	check_trace(SHMM_ST_PLAIN, offset, size & 0xff, 0, 0, 0);
+	check_trace(SHMM_ST_PLAIN, offset, size & 0xff, 0, 0);
 	first = (offset - chk.memory) >> 9;             /* 64 words of 8 bytes to a word of chk.maybe */
 	for (uint32_t i = first; i < first + 8; i++)
 		for (uint64_t bits = chk.maybe[i]; bits; bits &= bits - 1) {
@@ -109,7 +109,7 @@ CHECK_CALL void check_copy(void *to, const void *from, uint32_t size)
 	check_alive(target);
 	plain_read(page_cell(source), source);
 	plain_write(page_cell(target), target);
-	check_trace(SHMM_ST_PLAIN, target, size & 0xff, 0, 0, 0);
+	check_trace(SHMM_ST_PLAIN, target, size & 0xff, 0, 0);
 	t = (target - chk.memory) >> 9;
 	s = (source - chk.memory) >> 9;
 	for (uint32_t i = 0; i < 8; i++)

@@ -190,7 +190,7 @@ CHECK_CALL void check_poison(void *p, size_t n, int freed)
 		return;
 	if (freed) {
 		check_point();          /* a free is a visible write */
-		check_trace(SHMM_ST_PLAIN, check_offset(p), 0, 0, 1, 0);
+		check_trace(SHMM_ST_PLAIN, check_offset(p), 0, 0, 1);
 		chk.me->stores++;
 	}
 	poison_bytes(check_offset(p), (uint32_t)n, freed);

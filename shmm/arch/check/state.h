@@ -107,7 +107,7 @@ typedef struct {
 	uint64_t value, old;
 	uint32_t step, offset;
 	const shmm_site_t *site;
-	uint8_t cpu, kind, size, stale;
+	uint8_t cpu, kind, size;
 } trace_t;
 
 /* What the engine's own .pyx knows and this does not: the layout and the rooms. */
@@ -251,10 +251,10 @@ static void check_violate(const char *invariant, const char *what, uint32_t offs
 		check_stop(CHECK_VIOLATION);
 }
 
-static inline void check_trace(int kind, uint32_t offset, uint32_t size, uint64_t old, uint64_t value, int stale)
+static inline void check_trace(int kind, uint32_t offset, uint32_t size, uint64_t old, uint64_t value)
 {
 	if (chk.tracing && chk.ntrace < CHECK_TRACE)
 		chk.trace[chk.ntrace++] = (trace_t){ value, old, check_steps(), offset, chk.site, (uint8_t)chk.id,
-						     (uint8_t)kind, (uint8_t)size, (uint8_t)stale };
+						     (uint8_t)kind, (uint8_t)size };
 }
 #endif
