@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from shmm.cluster.config import Config
 from shmm.cluster.table import quantity
@@ -14,23 +14,20 @@ from shmm.cluster.table import quantity
 SETUP_SECONDS = 1.0             # of a point, for the estimate of the remaining time
 
 
-class View:
-    """Progress of a list of points."""
+class Live:
+    """A live line on stderr if that is a terminal; `live` is None elsewhere."""
 
-    def __init__(self, points: list[Config]) -> None:
-        self.points = points
+    def __init__(self, total: float, *columns: ProgressColumn) -> None:
+        """total: what `completed` will come to; columns: beside description, bar and rate."""
         self.console = Console(stderr=True, highlight=False)
         self.live: Progress | None = None
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             # refreshed by hand: a thread of its own could be forked in the middle of anything
             self.live = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(), console=self.console, auto_refresh=False, transient=True,
-                redirect_stdout=False, redirect_stderr=False,
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), *columns,
+                console=self.console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False,
             )
-            self.task = self.live.add_task("", total=sum(map(cost, points)), rate="")
-        self.done = 0.0
-        self.point = points[0] if points else Config()
+            self.task = self.live.add_task("", total=total, rate="")
 
     def __enter__(self) -> Self:
         if self.live is not None:
@@ -42,6 +39,16 @@ class View:
     ) -> None:
         if self.live is not None:
             self.live.stop()
+
+
+class View(Live):
+    """Progress of a list of points."""
+
+    def __init__(self, points: list[Config]) -> None:
+        super().__init__(sum(map(cost, points)), TimeRemainingColumn())
+        self.points = points
+        self.done = 0.0
+        self.point = points[0] if points else Config()
 
     def begin(self, number: int) -> None:
         """The point of this number starts."""

@@ -1,27 +1,48 @@
 """Types of the check engine's Python face (engine.pxi, _check.pyx)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-from shmm._fast import Cpu as Cpu
+# what engine.pxi offers is the same on every engine
+from shmm._fast import (
+    Cpu as Cpu,
+)
+from shmm._fast import (
+    check as check,
+)
+from shmm._fast import (
+    constants as constants,
+)
+from shmm._fast import (
+    counter_names as counter_names,
+)
+from shmm._fast import (
+    frames_in_use as frames_in_use,
+)
+from shmm._fast import (
+    layout_fields as layout_fields,
+)
+from shmm._fast import (
+    op_names as op_names,
+)
+from shmm._fast import (
+    segment_create as segment_create,
+)
+from shmm._fast import (
+    segment_size as segment_size,
+)
+from shmm._fast import (
+    settle as settle,
+)
+from shmm._fast import (
+    struct_sizes as struct_sizes,
+)
 
 KINDS: Final[tuple[str, ...]]
 MODELS: Final[tuple[str, ...]]
 STRATEGIES: Final[tuple[str, ...]]
 
-def layout_fields() -> list[tuple[str, str, int, int, int, bool, str | None]]: ...
-def struct_sizes() -> dict[str, int]: ...
-def counter_names() -> tuple[str, ...]: ...
-def op_names() -> tuple[str, ...]: ...
-def constants() -> dict[str, int]: ...
-def segment_size(geometry: Mapping[str, int]) -> int: ...
-def segment_create(
-    address: int, geometry: Mapping[str, int], policy: Mapping[str, int], abi: int, pid: int, start: int
-) -> None: ...
-def settle(address: int) -> None: ...
-def check(address: int) -> list[str]: ...
-def frames_in_use(address: int) -> int: ...
 def mutants() -> list[tuple[str, str, str]]: ...
 
 class Explorer:

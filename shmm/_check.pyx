@@ -22,8 +22,6 @@ cdef extern from "arch.h" nogil:
         int line
     ctypedef struct check_cpu_t:
         u32 gather[1]
-        u32 steps
-        u32 pc
     ctypedef struct live_t:
         u32 preceding[1]
         u32 cost, deviations

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from terminal import stderr_on_a_terminal
 
 from shmm.cluster.__main__ import main
 from shmm.cluster.check import mutants, questions, schedule
@@ -137,19 +137,7 @@ def test_questions_are_answered(name, capsys):
 
 
 def test_a_terminal_gets_a_live_view():
-    leader, follower = pty.openpty()
-    words = [sys.executable, "-m", "shmm.cluster", "check", "two_faults", "--scheme", "spf"]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "140"}
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=follower, env=environment) as process:
-        os.close(follower)
-        seen = b""
-        try:
-            while chunk := os.read(leader, 4096):
-                seen += chunk
-        except OSError:                 # how a terminal says that its other end is closed
-            pass
-        assert process.wait(30) == 0
-    os.close(leader)
+    seen = stderr_on_a_terminal("check", "two_faults", "--scheme", "spf")
     assert b"two_faults, spf, base, sc" in seen and b"schedules/s" in seen
 
 

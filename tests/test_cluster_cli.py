@@ -2,12 +2,12 @@
 
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
 
 import pytest
+from terminal import stderr_on_a_terminal
 
 from shmm.cluster.__main__ import main
 from shmm.cluster.workloads import available
@@ -98,19 +98,7 @@ def test_more_cpus_than_cores_is_said():
 
 
 def test_a_terminal_gets_a_live_view():
-    leader, follower = pty.openpty()
-    words = [sys.executable, "-m", "shmm.cluster", "--cpus", "1", "--scheme", "spf", *QUICK]
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "140"}
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=follower, env=environment) as process:
-        os.close(follower)
-        seen = b""
-        try:
-            while chunk := os.read(leader, 4096):
-                seen += chunk
-        except OSError:                 # how a terminal says that its other end is closed
-            pass
-        assert process.wait(30) == 0
-    os.close(leader)
+    seen = stderr_on_a_terminal("--cpus", "1", "--scheme", "spf", *QUICK)
     assert b"page_fault1, spf, 1 CPU" in seen and b"ops/s" in seen and b"\x1b[" in seen
 
 

@@ -139,6 +139,8 @@ def test_every_constant_that_is_mentioned_exists():
 def test_the_stub_declares_what_the_engine_offers():
     engine = (SHMM / "_fast.pyx").read_text() + (SHMM / "engine.pxi").read_text()
     expect_none(found([SHMM / "_fast.pyi"], lambda text: rules.stub_findings(text, engine)))
+    checker = (SHMM / "_check.pyx").read_text()                 # its stub takes the rest over from the other
+    expect_none(found([SHMM / "_check.pyi"], lambda text: rules.stub_findings(text, checker)))
 
 
 # ---- files -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
  * swapcontext, which makes two system calls for the signal mask.
  *
  * Because a suspended fiber is nothing but the bytes between its stack pointer and its stack's top, it can be copied
- * aside and put back, to run on from the same point as often as one likes (fiber_bytes).  Addresses on the stack stay
+ * aside and put back, to run on from the same point as often as one likes.  Addresses on the stack stay
  * true, for it always returns to the same place.
  *
  * Rules.  Code on a fiber is `noexcept nogil`: no Python (3.14 compares stack addresses), no setjmp, no change of the
@@ -71,8 +71,5 @@ static void fiber_prepare(fiber_t *f, void (*entry)(void *), void *argument)
 
 	f->sp = fiber_first_frame(sp, entry, argument);
 }
-
-/* How many bytes a suspended fiber is. */
-static inline size_t fiber_bytes(const fiber_t *f) { return (size_t)(f->top - (uint8_t *)f->sp); }
 
 #endif

@@ -222,7 +222,6 @@ CHECK_CALL void check_operation(uint32_t cpu, uint64_t pc, int begins)
 	if (!chk.on)
 		return;
 	if (begins) {
-		chk.me->pc = (uint32_t)pc;
 		chk.live.busy |= 1u << cpu;
 		chk.live.preceding[op] = check_ended_before(cpu);
 		check_forget_watch();

@@ -65,7 +65,6 @@ typedef struct {
 	uint32_t stores;                /* words changed */
 	uint32_t others;                /* the others' stores when the loop's turn began */
 	uint32_t futex;                 /* offset of the word it sleeps on */
-	uint32_t pc;                    /* its record */
 	uint64_t timeout, clock_ns;
 	vclock_t now, acquired, released;
 	const shmm_site_t *waits_at;
@@ -130,7 +129,7 @@ static struct {
 	uint32_t id, lane;              /* its number, and where its clock is in a vclock_t: */
 	vclock_t mine;                  /* these bits */
 	uint8_t *base;
-	uint32_t size, memory;          /* bytes; where the frames' contents begin */
+	uint32_t memory;                /* where the frames' contents begin */
 	uint32_t ncpu, page_cells;      /* page_cells: shadow index of the first frame's cell */
 	shadow_t *shadow;
 	uint16_t *poisoned;             /* per 64 bytes: a bit for each 4 */

@@ -203,7 +203,6 @@ static int check_begin(void *base, uint32_t size, uint32_t memory, uint32_t ncpu
 	uint32_t cells = size >> 2, pages = (size - memory) >> 12;
 
 	chk.base = base;
-	chk.size = size;
 	chk.memory = memory;
 	chk.ncpu = ncpu;
 	chk.model = model;
