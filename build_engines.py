@@ -46,5 +46,6 @@ def engines() -> list[Extension]:
     """The engines that are shipped.  The checker names lines of rooms, so its C says which line it comes from."""
     native = engine("shmm._fast", "shmm/_fast.pyx", "native.h")
     check = engine("shmm._check", "shmm/_check.pyx", "check.h", optimise="-O3")     # a tenth faster
-    return [*cythonize([native], compiler_directives=DIRECTIVES),
+    sim = engine("shmm._sim", "shmm/_sim.pyx", "sim.h")
+    return [*cythonize([native, sim], compiler_directives=DIRECTIVES),
             *cythonize([check], compiler_directives=DIRECTIVES, emit_linenums=True)]

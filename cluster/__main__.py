@@ -17,6 +17,7 @@ USAGE, ENVIRONMENT, INTERRUPTED = 2, 3, 130
 EXAMPLES = """examples:
   shmm --cpus 64                                    both schemes on page_fault1, one table
   shmm run --cpus 1,2,4 --workload page_fault1,pft  a small sweep
+  shmm run --engine sim --machine skylake-2x28 --workload pft --cpus 1,4,12,21,48,112
   shmm run --workload ebizzy --workload-args=-mTR --scheme spf --json result.json
   shmm run --list                                   the workloads
   shmm check --all                                  every schedule of every scenario, up to two preemptions
@@ -115,25 +116,29 @@ def add_replay(parser: argparse.ArgumentParser) -> None:
 
 def run_command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Measures all points that the options ask for."""
-    from shmm.cluster import options, sizing, topology, workloads
+    from shmm.cluster import machines, options, sizing, topology, workloads
 
     if args.list:
         for name, description in workloads.available().items():
             print(f"{name:12} {description}")
+        print(f"\nmachines that --engine sim models: {', '.join(machines.names())}, host")
         return 0
     if args.cpus is None:
         args.cpus = (topology.usable_cores(),)
     options.check(args, parser)
-    points = options.points(args)
+    points, modelled = options.points(args), options.modelled(args)
     try:
         for point in points:
             sizing.job_for(point).geometry()
-    except ValueError as error:             # no such workload, or more than a segment can hold
+        for point in modelled:
+            sizing.job_for(point).geometry()
+            machines.load(point.machine or machines.HOST).seats(point.cpus)
+    except ValueError as error:             # no such workload or machine, or more than a segment can hold
         parser.error(str(error))
 
     from shmm.cluster import session
 
-    return session.measure_all(points, args.json)
+    return session.measure_all(points, args.json, modelled=modelled, jobs=args.jobs)
 
 
 def doctor_command(args: argparse.Namespace) -> int:

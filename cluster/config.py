@@ -13,7 +13,9 @@ from shmm.program import INSN, OP
 from shmm.segment import Geometry
 
 SCHEMES = ("mmap_lock", "spf")
-ENGINES = ("native",)
+ENGINES = ("native", "sim")
+SECONDS = {"native": 2.0, "sim": 0.002}         # measured by default, on the engine's clock
+IPIS = {"native": "mailbox", "sim": "signal"}   # a simulated CPU has a core: requests interrupt it
 START_METHODS = ("fork", "forkserver")
 
 
@@ -26,7 +28,10 @@ class Config:
     workload_args: tuple[str, ...] = ()
     cpus: int = 1
     engine: str = "native"
-    seconds: float = 2.0                # measured, of each repeat; programs that end by themselves just end
+    machine: str | None = None          # sim: the name or file of the machine that is simulated; None: host
+    figures: tuple[tuple[str, float], ...] = ()     # sim: figures of the machine that differ: ("line.remote", 200.0)
+    exact: bool = False                 # sim: no lookahead
+    seconds: float = 0.0                # measured, of each repeat, 0: SECONDS; programs that end by themselves just end
     repeats: int = 1
     warmup: float | None = None         # seconds before the first repeat; None: seconds / 10, at most 0.2
     seed: int = 1
@@ -36,9 +41,13 @@ class Config:
     paranoid: bool = False              # check every TLB entry at its use, and invariants while running
     walk: str = "irq"
     table_free: str = "ipi"
-    ipi: str = "mailbox"
+    ipi: str = ""                       # empty: IPIS
     start_method: str = "fork"
     pin: bool | None = None             # None: if there are enough cores
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seconds", self.seconds or SECONDS[self.engine])
+        object.__setattr__(self, "ipi", self.ipi or IPIS[self.engine])
 
     @property
     def warmup_seconds(self) -> float:
@@ -87,6 +96,11 @@ class Job:
         """Whether the CPU's program chooses its address space itself."""
         program = self.programs[cpu]
         return len(program) > 0 and int(program[0]["op"]) in (OP["MM"], OP["EXEC"])
+
+    @property
+    def clocked(self) -> bool:
+        """Whether the programs say what is measured."""
+        return any((program["op"] == OP["CLOCK"]).any() for program in self.programs)
 
     def records(self) -> NDArray[Any]:
         """All programs, one after the other."""

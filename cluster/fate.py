@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from shmm.layout import CONSTANTS, OPS
 from shmm.segment import Segment
 
@@ -50,6 +52,18 @@ def cause(exit_code: int | None) -> str:
         name = f"signal {-exit_code}"
     hint = " (by hand, or by the kernel for want of memory)" if exit_code == -signal.SIGKILL else ""
     return f"was killed by {name}{hint}"
+
+
+def failure(segment: Segment, cpu: int) -> str:
+    """What a CPU's program expected and did not get."""
+    record = segment.view("cpu")[cpu]
+    pc = int(record["failed_pc"]) - 1
+    text = f"CPU {cpu}: its program failed"
+    if 0 <= pc < int(record["program_len"]):
+        insn = segment.view("insn")[int(record["program_first"]) + pc]
+        text += f" at record {pc} ({OPS[int(insn['op'])]})"
+    result, expected = np.array([record["failed_result"], record["failed_expect"]]).astype(np.int64)
+    return f"{text}: the result was {result}, expected {expected}"
 
 
 def doing(segment: Segment, cpu: int) -> str:

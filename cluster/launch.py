@@ -19,7 +19,6 @@ from shmm.cluster.config import Config, Job
 from shmm.cluster.crew import POLL, SETTLE_SECONDS, START_SECONDS, ClusterError, Crew, Interrupted, never
 from shmm.cluster.measurement import Measurement, Snapshot
 from shmm.cluster.sizing import job_for
-from shmm.layout import OPS
 from shmm.segment import Segment
 
 STOP_SECONDS = 4.0
@@ -56,7 +55,7 @@ class Cluster(Crew):
         replies = self._watch(before, opened, seconds)
         at_stop = self._snapshot()
         self.segment.view("seg")["stop"] = 1
-        measurement = Measurement.between(before, at_stop, at_stop.time - opened)
+        measurement = Measurement.between(before, at_stop, at_stop.clock if self.job.clocked else at_stop.time - opened)
         interrupted = self.interrupted()
         try:
             waiting = set(range(self.cpus)) - set(replies)
@@ -91,7 +90,7 @@ class Cluster(Crew):
     def _reset_control(self) -> None:
         """Fresh run control, seeded random numbers."""
         head, cpus = self.segment.view("seg"), self.segment.view("cpu")
-        for field in ("stop", "ready", "finished", "barrier_count", "turn"):
+        for field in ("stop", "ready", "finished", "barrier_count", "turn", "clock_since", "clock_ns"):
             head[field] = 0
         head["barrier_parties"] = self.cpus
         cpus["failed_pc"] = 0
@@ -143,22 +142,12 @@ class Cluster(Crew):
         measurement.counters, measurement.shootdowns = rest.counters, rest.shootdowns
         measurement.host_faults = sum(reply[3] for reply in replies.values())
         if all(reply[0] == 0 for reply in replies.values()):        # each came to its end by itself
-            measurement.seconds = max(reply[2] for reply in replies.values()) / 1e9 - opened
+            if not self.job.clocked:
+                measurement.seconds = max(reply[2] for reply in replies.values()) / 1e9 - opened
             measurement.ops = rest.ops
         measurement.violations = tuple(
-            self._failure(cpu) for cpu, reply in sorted(replies.items()) if reply[0] < 0
+            fate.failure(self.segment, cpu) for cpu, reply in sorted(replies.items()) if reply[0] < 0
         )
-
-    def _failure(self, cpu: int) -> str:
-        """What a CPU's program expected and did not get."""
-        record = self.segment.view("cpu")[cpu]
-        pc = int(record["failed_pc"]) - 1
-        text = f"CPU {cpu}: its program failed"
-        if 0 <= pc < int(record["program_len"]):
-            insn = self.segment.view("insn")[int(record["program_first"]) + pc]
-            text += f" at record {pc} ({OPS[int(insn['op'])]})"
-        result, expected = np.array([record["failed_result"], record["failed_expect"]]).astype(np.int64)
-        return f"{text}: the result was {result}, expected {expected}"
 
     def _tear_down(self, measurement: Measurement) -> None:
         """Checks the machine at rest, leaves the address spaces, and counts the frames that stay behind."""
@@ -178,12 +167,19 @@ class Cluster(Crew):
         for _ in range(5):
             start = time.monotonic()
             counters = cpus["counter"].astype(np.int64)
+            clock = self._clock()
             end = time.monotonic()
-            takes.append((end - start, (start + end) / 2, counters))
+            takes.append((end - start, (start + end) / 2, counters, clock))
             if end - start < 0.0005:
                 break
-        _, taken, counters = min(takes, key=lambda take: take[0])
-        return Snapshot(taken, counters, cpus["shootdown_hist"].astype(np.int64).sum(axis=0))
+        _, taken, counters, clock = min(takes, key=lambda take: take[0])
+        return Snapshot(taken, counters, cpus["shootdown_hist"].astype(np.int64).sum(axis=0), clock)
+
+    def _clock(self) -> float:
+        """Seconds that the program's own clock has run."""
+        head = self.segment.view("seg")
+        since = int(head["clock_since"])
+        return (int(head["clock_ns"]) + (time.monotonic_ns() - since if since else 0)) / 1e9
 
 
 def run_point(

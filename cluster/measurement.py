@@ -18,6 +18,7 @@ class Snapshot:
     time: float                         # monotonic seconds
     counters: NDArray[np.int64]         # [CPU, counter]
     shootdowns: NDArray[np.int64]       # histogram of all CPUs together
+    clock: float = 0.0                  # seconds that the program's own clock has run
 
 
 @dataclass

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from shmm.cluster import machines, topology
 from shmm.cluster.config import ENGINES, SCHEMES, START_METHODS, Config
 
 MAX_CPUS = 1024
@@ -26,15 +27,24 @@ def add_run_options(parser: argparse.ArgumentParser, *, workloads: bool = True) 
                             help="the workload's own arguments, as one word: --workload-args=-mTR")
         parser.add_argument("--size", type=nbytes, metavar="BYTES",
                             help="what each task maps, such as 16M (default: as in the original, if it fits)")
-        parser.add_argument("--seconds", type=positive(float), default=2.0, metavar="S",
-                            help="measured time of each repeat (default: 2)")
+        parser.add_argument("--seconds", type=positive(float), metavar="S",
+                            help="measured time of each repeat, on the engine's clock (default: 2; "
+                                 "sim: 0.002, and whole rounds)")
         parser.add_argument("--list", action="store_true", help="list the workloads and exit")
     parser.add_argument("--scheme", type=names, default=SCHEMES, metavar="A[,B...]",
                         help=f"concurrency designs (default: {','.join(SCHEMES)})")
-    parser.add_argument("--engine", default=ENGINES[0], type=one_of("engine", ENGINES), metavar="ENGINE",
-                        help="what executes the CPUs: native, each a process (the default)")
-    parser.add_argument("--repeats", type=positive(int), default=3 if workloads else 1, metavar="N",
-                        help="runs of each point; the median is reported (default: %(default)s)")
+    parser.add_argument("--engine", type=one_of("engine", ENGINES if workloads else ENGINES[:1]), metavar="ENGINE",
+                        help="what executes the CPUs: native, each a process (the default)"
+                             + ("; sim, a model of --machine in virtual time" if workloads else ""))
+    if workloads:
+        parser.add_argument("--machine", metavar="NAME|FILE",
+                            help="the machine that sim models (default: host, see `shmm calibrate`; --list names them)")
+        parser.add_argument("--exact", action="store_true", help="sim: no lookahead, slower and exact")
+        parser.add_argument("--jobs", type=positive(int), metavar="N",
+                            help="sim: points simulated at the same time (default: the cores of this machine)")
+    parser.add_argument("--repeats", type=positive(int), metavar="N",
+                        help="runs of each point; the median is reported (default: "
+                             + ("3; sim: 1, each further one with the next seed)" if workloads else "1)"))
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of random numbers (default: 1)")
     parser.add_argument("--force-speculation", action="store_true",
                         help="speculate even while one CPU alone runs the address space")
@@ -45,8 +55,9 @@ def add_run_options(parser: argparse.ArgumentParser, *, workloads: bool = True) 
                         help="what protects a speculative page-table walk (default: irq)")
     parser.add_argument("--table-free", default="ipi", type=one_of("table-free", ("ipi", "rcu")),
                         metavar="ipi|rcu", help="what the freeing of page tables waits for (default: ipi)")
-    parser.add_argument("--ipi", default="mailbox", type=one_of("ipi", ("mailbox", "signal")),
-                        metavar="mailbox|signal", help="how a shootdown reaches a CPU (default: mailbox)")
+    parser.add_argument("--ipi", type=one_of("ipi", ("mailbox", "signal")), metavar="mailbox|signal",
+                        help="how a shootdown reaches a CPU: it looks, or is interrupted (default: mailbox; "
+                             "sim: signal)")
     parser.add_argument("--start-method", default="fork", type=one_of("start-method", START_METHODS),
                         metavar="fork|forkserver", help="how worker processes begin (default: fork)")
     parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=None,
@@ -126,19 +137,44 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
                          if not folder.is_dir() else f"argument --json: {args.json} is a directory")
 
 
+REPEATS = {"native": 3, "sim": 1}
+SHOWCASE = ("skylake-2x28", "epyc-9965-2x192")      # modelled beside a native run of more CPUs than cores
+
+
 def base_config(args: argparse.Namespace, **more: Any) -> Config:
     """The Config of the options that every command has; more: the other fields."""
     return Config(
-        engine=args.engine, repeats=args.repeats, seed=args.seed, force_speculation=args.force_speculation,
-        zero=args.zero, paranoid=args.paranoid, walk=args.walk, table_free=args.table_free, ipi=args.ipi,
+        seed=args.seed, force_speculation=args.force_speculation,
+        zero=args.zero, paranoid=args.paranoid, walk=args.walk, table_free=args.table_free, ipi=args.ipi or "",
         start_method=args.start_method, pin=args.pin, **more,
     )
 
 
 def points(args: argparse.Namespace) -> list[Config]:
-    """Every combination of workload, CPUs and scheme, the schemes next to each other."""
+    """What is measured on this machine: every combination of workload, CPUs and scheme, the schemes together."""
+    return [] if args.engine == "sim" else combinations(args, "native", None)
+
+
+def modelled(args: argparse.Namespace) -> list[Config]:
+    """What is simulated: all of it with --engine sim; without --engine also what this machine has too few cores for."""
+    if args.engine == "native":
+        return []
+    if args.engine == "sim":
+        return combinations(args, "sim", args.machine)
+    cpus = tuple(n for n in args.cpus if n > topology.usable_cores())
+    big_enough = [name for name in SHOWCASE if max(cpus, default=0) <= machines.load(name).cpus]
+    machine = args.machine or next(iter(big_enough), None)
+    return combinations(args, "sim", machine, cpus) if machine else []
+
+
+def combinations(
+    args: argparse.Namespace, engine: str, machine: str | None, cpus: Sequence[int] | None = None,
+) -> list[Config]:
+    """Every combination on one engine; cpus: instead of --cpus."""
+    seconds = args.seconds if engine == (args.engine or "native") else None     # of one engine's clock, not of both
     return [
-        base_config(args, scheme=scheme, workload=workload, workload_args=args.workload_args, cpus=cpus,
-                    seconds=args.seconds, size=args.size)
-        for workload in args.workload for cpus in args.cpus for scheme in args.scheme
+        base_config(args, engine=engine, machine=machine, exact=args.exact,
+                    repeats=args.repeats or REPEATS[engine], scheme=scheme, workload=workload,
+                    workload_args=args.workload_args, cpus=n, seconds=seconds or 0.0, size=args.size)
+        for workload in args.workload for n in (args.cpus if cpus is None else cpus) for scheme in args.scheme
     ]

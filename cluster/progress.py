@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from shmm.cluster.config import Config
-from shmm.cluster.table import quantity
+from shmm.cluster.words import quantity
 
 SETUP_SECONDS = 1.0             # of a point, for the estimate of the remaining time
 
@@ -39,6 +41,32 @@ class Live:
     ) -> None:
         if self.live is not None:
             self.live.stop()
+
+
+class Tasks(Live):
+    """Progress of tasks that are worked on side by side (pool.py)."""
+
+    def __init__(self, titles: Sequence[str], unit: str) -> None:
+        """unit: of what the tasks count, such as "schedules"."""
+        super().__init__(len(titles))
+        self.titles, self.unit = titles, unit
+        self.so_far = [0] * len(titles)
+        self.done = 0
+        self.started = time.monotonic()
+
+    def notice(self, number: int, so_far: int, result: Any) -> None:
+        """The task of this number has come so far, or to its end (pool.Notice)."""
+        if result is not None:
+            self.done += 1
+        else:
+            self.so_far[number] = so_far
+        if self.live is not None:
+            rate = sum(self.so_far) / max(time.monotonic() - self.started, 0.1)
+            self.live.update(self.task, completed=self.done, description=self.titles[number],
+                             rate=f"{quantity(rate)} {self.unit}/s")
+            self.live.refresh()
+        elif result is not None:
+            self.console.print(f"[{self.done}/{len(self.titles)}] {self.titles[number]}", markup=False, soft_wrap=True)
 
 
 class View(Live):

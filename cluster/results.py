@@ -105,13 +105,17 @@ def warnings(runs: Sequence[dict[str, Any]]) -> list[str]:
     """What a reader must know about these figures."""
     out = []
     cores = topology.usable_cores()
-    for cpus in sorted({run["cpus"] for run in runs if run["cpus"] > cores}):
+    native = [run for run in runs if run["engine"] == "native"]
+    for cpus in sorted({run["cpus"] for run in native if run["cpus"] > cores}):
         out.append(f"{cpus} CPUs on {cores} cores: time-shared, contention is understated")
     if any(run["policies"]["paranoid"] for run in runs):
         out.append("--paranoid: every TLB entry is checked at its use, figures compare with no others")
     if any(not run["policies"]["zero"] for run in runs):
         out.append("--no-zero: fresh pages are not cleared, which no kernel would do")
-    for run in runs:
+    for machine in sorted({run["machine"] for run in runs if run["engine"] == "sim"}):
+        out.append(f"modelled on {machine}: its figures are published, specified or estimated, no kernel was measured; "
+                   "compare shapes and schemes, and see with --vary what a conclusion hangs on")
+    for run in native:
         share = run["host_faults"] * HOST_FAULT_SECONDS / (run["seconds"] * min(run["cpus"], cores) or 1)
         if share > 0.1:
             out.append(f"{name(run)}: about {share:.0%} of the time went into the host's own page faults; "
@@ -127,12 +131,13 @@ def name(run: dict[str, Any]) -> str:
 
 def document(
     runs: Sequence[dict[str, Any]], seed: int, *, error: str | None = None, interrupted: bool = False,
+    host_more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The whole document."""
+    """The whole document.  host_more: what else this host did, which no other run of the same seed would repeat."""
     out = {
         "schema": SCHEMA,
         "seed": seed,
-        "host": topology.host(),
+        "host": topology.host() | (host_more or {}),
         "warnings": warnings(runs),
         "runs": list(runs),
     }

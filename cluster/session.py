@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from shmm.cluster import results, table
 from shmm.cluster.config import Config
 from shmm.cluster.crew import ClusterError, Interrupted
 from shmm.cluster.launch import Progress, run_point
-from shmm.cluster.progress import View
+from shmm.cluster.progress import Tasks, View, title
 from shmm.segment import SegmentError
 
 OK, VIOLATION, USAGE, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 130
@@ -46,12 +47,25 @@ def measure_named(config: Config, interrupted: Callable[[], bool], progress: Pro
     return run_point(config, interrupted=interrupted, progress=progress)
 
 
+def simulate_all(points: Sequence[Config], jobs: int | None, interrupted: Callable[[], bool]) -> list[dict[str, Any]]:
+    """The points in virtual time, side by side.  Raises Interrupted with the runs there are."""
+    from shmm.cluster import simulate
+
+    try:
+        with Tasks([title(point) for point in points], "accesses") as view:
+            return simulate.run_points(simulate.common_size(points), jobs, interrupted=interrupted, notice=view.notice)
+    except Interrupted as stopped:
+        raise Interrupted([run for run in stopped.result or [] if run is not None]) from None
+
+
 def measure_all(
-    points: Sequence[Config], json_to: str | None, *, measure: Measure = measure_named,
+    points: Sequence[Config], json_to: str | None, *, measure: Measure = measure_named, modelled: Sequence[Config] = (),
+    jobs: int | None = None,
 ) -> int:
-    """Measures the points, prints the table, writes the JSON (a path, or - for stdout) and returns the exit
-    status."""
+    """Measures the points, and simulates those that are modelled so many at a time; prints the tables, writes the JSON
+    (a path, or - for stdout) and returns the exit status."""
     runs: list[dict[str, Any]] = []
+    host: dict[str, Any] = {}
     error: str | None = None
     status = OK
     with interruptible() as interrupted:
@@ -60,22 +74,37 @@ def measure_all(
                 for number, point in enumerate(points):
                     view.begin(number)
                     runs.append(measure(point, interrupted, view.update))
+            if modelled:
+                began = time.monotonic()
+                simulated = simulate_all(modelled, jobs, interrupted)
+                host = simulation(simulated, time.monotonic() - began)
+                runs += simulated
         except Interrupted as stopped:
-            runs += [stopped.result] if stopped.result else []
+            found = stopped.result or []
+            runs += found if isinstance(found, list) else [found]
             status = INTERRUPTED
         except ClusterError as failed:
             error, status = str(failed), VIOLATION
         except SegmentError as failed:
             error, status = str(failed), ENVIRONMENT
+        except MemoryError as failed:
+            error, status = str(failed), ENVIRONMENT
         except OSError as failed:
             error, status = f"this machine cannot run it: {failed}; see `shmm doctor`", ENVIRONMENT
         finished = results.document(
-            runs, points[0].seed if points else 0, error=error, interrupted=status == INTERRUPTED,
+            runs, (points or modelled)[0].seed, error=error, interrupted=status == INTERRUPTED, host_more=host,
         )
         report(finished, table.show, json_to)
     if status == OK and any(run["violations"] or run["frames_leaked"] for run in runs):
         status = VIOLATION
     return status
+
+
+def simulation(runs: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """What this host did to simulate these runs: the one thing about them that differs from one time to the next."""
+    accesses = sum(run["simulation"]["accesses_in_all"] for run in runs)
+    return {"simulation": {"seconds": round(seconds, 3), "accesses": accesses,
+                           "accesses_per_s": round(accesses / seconds) if seconds > 0 else 0}}
 
 
 def report(document: dict[str, Any], show: Callable[[dict[str, Any], Console], None], json_to: str | None) -> None:

@@ -17,6 +17,8 @@ from shmm.segment import FRAMES_PER_CPU
 
 BUDGET = 1 << 30            # bytes of frames, all tasks together
 SHARED_BUDGET = 512 << 20   # when tasks share cores: frames wander, and each worker must map all of them
+SIMULATED_PAGES = 2 << 20   # of all tasks together, on the sim engine, which keeps no contents
+SIMULATED_PAGE = 128        # bytes that such a page takes: its frame, its entries, its directory
 TABLE = 512                 # pages that one page-table page maps
 
 
@@ -27,6 +29,11 @@ def frame_budget(cpus: int) -> int:
     spare = free * 9 // 10 - (cpus * (FRAMES_PER_CPU + 32) + 2048) * (PAGE + 128)
     budget = BUDGET if cpus <= topology.usable_cores() else SHARED_BUDGET
     return max(0, min(budget, spare)) // PAGE
+
+
+def simulated_budget() -> int:
+    """Frames for the tasks' data on the sim engine, in a quarter of the free memory: points run side by side."""
+    return min(SIMULATED_PAGES, memory_available() // 4 // SIMULATED_PAGE)
 
 
 def memory_available() -> int:
@@ -63,7 +70,8 @@ def job_for(config: Config) -> Job:
     original = getattr(workload, "memsize", workloads.MEMSIZE)
     frames = _frames(workload)
     if config.size is None:
-        pages = pages_per_task(config.cpus, original, frames, frame_budget(config.cpus))
+        budget = frame_budget(config.cpus) if config.engine == "native" else simulated_budget()
+        pages = pages_per_task(config.cpus, original, frames, budget)
     else:
         pages = config.size // PAGE
         if pages < 1 or config.size % PAGE:

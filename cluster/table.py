@@ -8,12 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from shmm.cluster import results
+from shmm.cluster import modelled, results
+from shmm.cluster.words import BASE, aborts, latency, quantity, ratio, size
 
-BASE = "mmap_lock"              # what the other schemes are compared with
 WIDTH = 132                     # when there is no terminal to fit into
 WIDE = 110                      # a terminal that all columns fit into
-ABORTS_SHOWN = 3
 
 
 def console(stderr: bool) -> Console:
@@ -25,11 +24,15 @@ def console(stderr: bool) -> Console:
 def show(document: dict[str, Any], out: Console) -> None:
     """Prints a document: the table, what is wrong, what it is worth."""
     runs = document["runs"]
-    if runs:
-        for number, part in enumerate(tables(runs, out.width)):
-            if number:
-                out.print()
-            out.print(part)
+    simulated = [run for run in runs if run["engine"] == "sim"]
+    native = [run for run in runs if run["engine"] != "sim"]
+    shown = list(tables(native, out.width)) if native else []
+    if simulated:
+        shown += modelled.tables(simulated)
+    for number, part in enumerate(shown):
+        if number:
+            out.print()
+        out.print(part)
     for line in notes(runs):
         out.print(line, style="dim", markup=False)
     for warning in document["warnings"]:
@@ -100,58 +103,6 @@ def spread(run: dict[str, Any]) -> str:
     return f"{low}..{high}" if run["repeats"] > 1 else ""
 
 
-def ratio(run: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
-    """Throughput relative to the base scheme on the same workload and CPUs, if that was run."""
-    same = ("workload", "workload_args", "cpus")
-    for base in runs:
-        if base["scheme"] == BASE and all(base[key] == run[key] for key in same) and base["ops_per_s"] > 0:
-            return "" if run is base else f"{run['ops_per_s'] / base['ops_per_s']:.2f}x"
-    return ""
-
-
-def aborts(counters: dict[str, int]) -> str:
-    """Aborted speculative faults in percent of attempts, and the commonest reasons."""
-    attempts = counters["spf_attempt"]
-    if attempts == 0:
-        return ""
-    reasons = sorted(
-        ((count, name.removeprefix("SPF_ABORT_")) for name, count in counters.items()
-         if name.startswith("SPF_ABORT_") and count), reverse=True,
-    )
-    text = percent(counters["spf_abort"], attempts)
-    if not reasons:
-        return text
-    shown = ", ".join(f"{name} {percent(count, attempts)}" for count, name in reasons[:ABORTS_SHOWN])
-    return f"{text}: {shown}{', ...' if len(reasons) > ABORTS_SHOWN else ''}"
-
-
-def percent(part: int, whole: int) -> str:
-    """A share with as many digits as it deserves."""
-    share = 100 * part / whole
-    return f"{share:.0f} %" if share >= 99.95 else f"{share:.3g} %"
-
-
-def latency(times: dict[str, Any]) -> str:
-    """Median and 99th percentile of shootdowns."""
-    return f"{duration(times['median_ns'])} / {duration(times['p99_ns'])}" if times["count"] else ""
-
-
-def duration(ns: int) -> str:
-    """Nanoseconds in a unit that fits."""
-    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
-        if ns >= size:
-            return f"{ns / size:.3g} {unit}"
-    return f"{ns} ns"
-
-
-def quantity(value: float) -> str:
-    """A number of things per second, three to four digits."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.2f} {unit}"
-    return f"{value:.1f}"
-
-
 def notes(runs: Sequence[dict[str, Any]]) -> list[str]:
     """Where a run differs from the benchmark whose name it carries."""
     out = []
@@ -162,11 +113,3 @@ def notes(runs: Sequence[dict[str, Any]]) -> list[str]:
         if original and mapped != original and line not in out:
             out.append(line)
     return out
-
-
-def size(nbytes: int) -> str:
-    """Bytes in a binary unit."""
-    for unit, one in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if nbytes >= one and nbytes % one == 0:
-            return f"{nbytes // one} {unit}"
-    return f"{nbytes} B"

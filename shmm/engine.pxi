@@ -12,7 +12,7 @@ from shmm.exec.interpreter cimport run_program, run_t
 from shmm.exec.syscall cimport (
     sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_munmap,
 )
-from shmm.exec.user cimport user_copy, user_load, user_store
+from shmm.exec.user cimport user_copy, user_load, user_probe, user_store
 from shmm.layout cimport seg_t, vcpu_t, vcpu_bind
 from shmm.mm.boot cimport segment_format, segment_layout
 from shmm.mm.call_rcu cimport rcu_barrier
@@ -198,6 +198,11 @@ cdef class Cpu:
         """The heap's end after the call; the old one if it could not be moved."""
         self.wake()
         return self.rest(sys_brk(&self.c, addr))
+
+    def probe(self, u64 addr):
+        """1 if a VMA maps addr, else 0: what a uprobe's trap finds out, in the way of the scheme."""
+        self.wake()
+        return self.rest(user_probe(&self.c, addr))
 
     def read(self, u64 addr, u64 n):
         """n bytes, or (negative errno, failing address): -EFAULT is SIGSEGV, -SIGBUS (constants()) SIGBUS."""

@@ -97,6 +97,8 @@ enum { SHMM_IPI_MAILBOX = 0, SHMM_IPI_SIGNAL = 1 };
 	X(SPF_ABORT_PTE_MAP_LOCK_SEQ2) X(SPF_ABORT_USERFAULTFD) X(SPF_ABORT_FAULT) X(SPF_ABORT_SWAP)      \
 	X(SPF_ATTEMPT_ANON) X(SPF_ATTEMPT_NUMA) X(SPF_ATTEMPT_PTE) X(SPF_ATTEMPT_WP)                      \
 	X(syscalls) X(mmap) X(munmap) X(mprotect) X(brk) X(madvise) X(fork)                               \
+	X(probe_speculated)             /* look-ups of a VMA that took no lock */                         \
+	X(probe_locked)                 /* and those that took the mmap lock */                           \
 	X(pgalloc) X(pgfree)            /* frames taken and given back, tables included */                \
 	X(nr_page_table_pages)          /* tables allocated minus freed */                                \
 	X(pgreuse)                      /* write-protect faults that kept their page */                   \
@@ -312,6 +314,8 @@ typedef struct {
 	a32 barrier_gen;                           /* futex */
 	a32 barrier_parties;
 	_Alignas(64) a64 turn;                     /* replay: the event whose turn it is */
+	_Alignas(64) a64 clock_since;              /* CLOCK: since when it runs, now_ns; 0: it stands still */
+	a64 clock_ns;                              /* how long it has run before */
 
 	/* the zone and the pools: taken in batches */
 	pool_t zone;

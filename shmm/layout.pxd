@@ -245,6 +245,8 @@ cdef extern from "layout.h" nogil:
         a32 barrier_gen
         a32 barrier_parties
         a64 turn
+        a64 clock_since
+        a64 clock_ns
         pool_t zone
         pool_t vma_pool
         pool_t anon_pool
@@ -298,6 +300,8 @@ cdef extern from "program.h" nogil:
     const u32 SHMM_OP_MPROTECT
     const u32 SHMM_OP_MADVISE
     const u32 SHMM_OP_BRK
+    const u32 SHMM_OP_PROBE
+    const u32 SHMM_OP_CLOCK
     const u32 SHMM_OP_LOAD
     const u32 SHMM_OP_STORE
     const u32 SHMM_OP_FETCH
@@ -354,6 +358,8 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_C_brk
     const u32 SHMM_C_madvise
     const u32 SHMM_C_fork
+    const u32 SHMM_C_probe_speculated
+    const u32 SHMM_C_probe_locked
     const u32 SHMM_C_pgalloc
     const u32 SHMM_C_pgfree
     const u32 SHMM_C_nr_page_table_pages

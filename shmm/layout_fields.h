@@ -93,7 +93,8 @@ static const shmm_field_t shmm_fields[] = {
 	FIELD(seg_t, shared_core) FIELD(seg_t, rcu_poll_every) FIELD(seg_t, creator_pid) FIELD(seg_t, creator_start)
 	FIELD(seg_t, stop)
 	FIELD(seg_t, ready) FIELD(seg_t, finished) FIELD(seg_t, barrier_count) FIELD(seg_t, barrier_gen)
-	FIELD(seg_t, barrier_parties) FIELD(seg_t, turn) FIELD(seg_t, zone) FIELD(seg_t, vma_pool)
+	FIELD(seg_t, barrier_parties) FIELD(seg_t, turn) FIELD(seg_t, clock_since) FIELD(seg_t, clock_ns)\
+	 FIELD(seg_t, zone) FIELD(seg_t, vma_pool)
 	FIELD(seg_t, anon_pool) FIELD(seg_t, cache_lock) FIELD(seg_t, files_used) FIELD(seg_t, cache_used)
 	FIELD(seg_t, lru_lock) FIELD(seg_t, lru_head) FIELD(seg_t, lru_tail) FIELD(seg_t, lru_pages)
 	FIELD(seg_t, charged) FIELD(seg_t, rcu_seq) FIELD(seg_t, rcu_lock)

@@ -26,6 +26,7 @@
 	X(MPROTECT)  /* mprotect(A, L, prot) */                                                             \
 	X(MADVISE)   /* madvise(A, L, `value`) */                                                           \
 	X(BRK)       /* R[dst] = brk(A) */                                                                  \
+	X(PROBE)     /* 1 if a VMA maps A, else 0: an exception that only looks up its VMA (uprobes) */    \
 	X(LOAD)      /* R[dst] = the byte at A */                                                           \
 	X(STORE)     /* the byte at A = value */                                                            \
 	X(FETCH)     /* execute at A */                                                                     \
@@ -37,6 +38,7 @@
 	X(BARRIER)   /* wait for all tasks */                                                               \
 	X(OPS)       /* count `count` units of work */                                                      \
 	X(TURN)      /* wait until event `value` is next (replay) */                                        \
+	X(CLOCK)     /* the measured time goes on (`value` 1) or stands still (0); one CPU says so for all */  \
 	X(NEXT)      /* event `value` is next; wake CPU `count` */                                          \
 	X(MM)        /* run address space `value` from now on: a thread of it */                            \
 	X(EXEC)      /* run a fresh, empty address space in slot `value`; addr = mmap_base, aux = brk */    \

@@ -192,6 +192,14 @@ class Program:
         return self.add("TOUCH", addr=addr, count=count, len=stride, value=value, base=base, len_reg=len_reg,
                         **outcome)
 
+    def probe(
+        self, addr: int, *, base: int = 0, expect: int | None = None, may_fail: bool = False, count: bool = True,
+    ) -> int:
+        """A trap at addr that looks up the VMA and takes no fault (a uprobe): 1 if a VMA maps addr, else 0.
+
+        count: it is one unit of work."""
+        return self.add("PROBE", addr=addr, base=base, **_outcome(expect, may_fail, count))
+
     # ---- registers and control -----------------------------------------------------------------------------
 
     def lea(self, dst: int, base: int = 0, scale: int = 1, add_reg: int = 0, value: int = 0) -> int:
@@ -242,6 +250,12 @@ class Program:
     def barrier(self) -> int:
         """Waits for all tasks."""
         return self.add("BARRIER")
+
+    def clock(self, runs: bool) -> int:
+        """The measured time goes on, or stands still: for a workload of which only a part is measured.
+
+        One task says so for all.  Without any, all of a run is measured."""
+        return self.add("CLOCK", value=int(runs))
 
     def ops(self, n: int) -> int:
         """Counts n units of work."""

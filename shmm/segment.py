@@ -35,6 +35,7 @@ SHM_DIR: Final = Path("/dev/shm")
 PAGE: Final = CONSTANTS["PAGE_SIZE"]
 HEADER: Final = DTYPES["seg_t"]
 TABLE_PAGES: Final = 512                # data pages that one page of a page table maps
+MAP_NORESERVE: Final = 0x4000           # mmap has no name for it
 FRAMES_PER_CPU: Final = CONSTANTS["PCP_HIGH"] + 63 + 15     # its free list, a refill, its LRU batch
 SLOTS_PER_CPU: Final = 2200           # VMAs in a CPU's cache or waiting for a grace period (at most 2000)
 
@@ -152,10 +153,13 @@ class Segment:
     """One mapping of a segment in this process."""
 
     def __init__(self, fd: int, size: int) -> None:
-        """Takes over fd, an object of `size` bytes that holds or will hold a segment: see create, attach."""
-        self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        """Takes over fd, an object of `size` bytes that holds or will hold a segment: see create, attach.
+
+        fd -1: memory of this process alone, see private."""
+        flags = mmap.MAP_SHARED if fd >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+        self._map = mmap.mmap(fd, size, flags, mmap.PROT_READ | mmap.PROT_WRITE)
         self.fd = fd
-        self._close_fd = weakref.finalize(self, os.close, fd)
+        self._close_fd = weakref.finalize(self, os.close, fd) if fd >= 0 else lambda: None
         self._address = int(np.frombuffer(self._map, np.uint8, 1).ctypes.data)
         self._views: dict[str, weakref.ref[NDArray[Any]]] = {}
 
@@ -171,9 +175,25 @@ class Segment:
         except BaseException:
             os.close(fd)
             raise
+        return segment._format(geometry, numbers)
+
+    @classmethod
+    def private(cls, geometry: Geometry, **policy: int | str | bool) -> Segment:
+        """The same in memory of this process alone, which takes only what is touched of it: for CPUs that are fibers.
+
+        Raises SegmentError if the host does not give so many addresses, ValueError as create does."""
+        numbers = resolve_policy(**policy)
+        try:
+            segment = cls(-1, geometry.size)
+        except OSError as error:
+            raise SegmentError(f"no {_mib(geometry.size)} of addresses for a segment ({error.strerror}): ask for fewer "
+                               "CPUs or a smaller --size", error.errno) from None
+        return segment._format(geometry, numbers)
+
+    def _format(self, geometry: Geometry, numbers: dict[str, int]) -> Segment:
         start = process_start(os.getpid()) or 0
-        _fast.segment_create(segment.address, asdict(geometry), numbers, ABI, os.getpid(), start)
-        return segment
+        _fast.segment_create(self.address, asdict(geometry), numbers, ABI, os.getpid(), start)
+        return self
 
     @classmethod
     def attach(cls, target: str | os.PathLike[str] | int) -> Segment:

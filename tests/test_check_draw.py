@@ -72,6 +72,11 @@ def test_several_operations_of_a_cpu_are_marked():
     assert any(line.strip() == "munmap(ARENA+0x2000, 1 page):" for line in lines)
 
 
+def test_a_probe_is_headed_by_its_address():
+    lines = drawn(Task("probe_munmap", mutant="PROBE_CHECK"))
+    assert lines[1].startswith("probe ARENA+0x1000  ") and lines[2].startswith("probe ARENA  ")
+
+
 def test_weak_drawings_show_barriers():
     assert any("fence" in line for line in drawn(Task("fault_mprotect", memory="weak", mutant="RMB_START")))
 

@@ -139,7 +139,7 @@ def test_list_shows_every_workload(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == sorted(available())
     assert {"page_fault1", "page_fault2", "page_fault3", "mmap1", "brk1", "tlb_flush2", "pft", "ebizzy",
-            "spf_test"} <= set(available())
+            "spf_test", "uprobe"} <= set(available())
 
 
 def test_help_and_version():

@@ -109,6 +109,20 @@ def test_tlb_flush2_flushes_the_other_cpus():
     assert run["shootdown"]["count"] > 0
 
 
+@pytest.mark.parametrize("scheme", ["mmap_lock", "spf"])
+def test_uprobe_only_looks_up_its_vma(scheme):
+    counters = measure("uprobe", scheme=scheme, cpus=3, size=None)["counters"]
+    assert counters["probe_speculated"] + counters["probe_locked"] in range(counters["ops"], counters["ops"] + 4)
+    assert counters["user_faults"] == counters["spf_attempt"] == 0
+    assert (counters["probe_speculated"] == 0) == (scheme == "mmap_lock")
+    assert counters["probe_locked"] < 10 or scheme == "mmap_lock"       # nobody writes, but one may find itself alone
+
+
+def test_one_cpu_probes_speculatively_only_if_forced():
+    assert measure("uprobe", cpus=1, size=None)["counters"]["probe_speculated"] == 0
+    assert measure("uprobe", cpus=1, size=None, force_speculation=True)["counters"]["probe_locked"] == 0
+
+
 def test_spf_test_ends_by_itself():
     run = measure("spf_test", cpus=3, workload_args=("8", "32"))
     assert run["per_cpu_ops"] == [256] * 3

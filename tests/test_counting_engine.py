@@ -106,6 +106,7 @@ def program() -> Program:
         p.mmap(0, 5 * PAGE, RW, ANON | FIXED, base=3)
         p.mprotect(2 * PAGE, 2 * PAGE, READ, base=3)
         p.store(2 * PAGE, base=3, may_fail=True)
+        p.probe(2 * PAGE, base=3)
         p.mprotect(2 * PAGE, 2 * PAGE, RW, base=3)
         p.madvise(0, 4 * PAGE, DONTNEED, base=3)
         p.touch(0, 6, base=3, write=False)

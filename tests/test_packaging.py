@@ -47,8 +47,9 @@ def test_the_wheel_holds_all_sources_of_the_engines(wheel, source):
 
 
 def test_the_wheel_holds_the_cluster_as_a_part_of_shmm(wheel, source):
-    cluster = {f"shmm/{path.relative_to(source)}" for path in (source / "cluster").rglob("*.py")}
-    assert "shmm/cluster/workloads/page_fault1.py" in cluster
+    cluster = {f"shmm/{path.relative_to(source)}" for kind in ("py", "toml")
+               for path in (source / "cluster").rglob(f"*.{kind}")}
+    assert {"shmm/cluster/workloads/page_fault1.py", "shmm/cluster/machines/skylake-2x28.toml"} <= cluster
     assert cluster - set(wheel.namelist()) == set()
     assert "shmm/scenarios/fault_munmap.py" in wheel.namelist()
     tops = {name.partition("/")[0] for name in wheel.namelist()}
@@ -56,7 +57,7 @@ def test_the_wheel_holds_the_cluster_as_a_part_of_shmm(wheel, source):
 
 
 def test_the_wheel_holds_nothing_built_but_the_engines(wheel):
-    written = r".*\.(py|pyi|pyx|pxd|pxi|h)|shmm/py\.typed|.*\.dist-info/.*"
+    written = r".*\.(py|pyi|pyx|pxd|pxi|h)|shmm/py\.typed|shmm/cluster/machines/[\w-]+\.toml|.*\.dist-info/.*"
     built = [name for name in wheel.namelist() if not re.fullmatch(written, name)]
     assert {name.split(".")[0] for name in built} == {"shmm/_fast", "shmm/_check"} and len(built) == 2, built
 

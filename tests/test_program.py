@@ -38,6 +38,9 @@ def fields(record) -> dict[str, int]:
                                 "opf": WRITE | COUNT}),
     (lambda p: p.touch(7, 10, 64, write=False, value=0, ops=False),
      {"op": "TOUCH", "addr": 7, "count": 10, "len": 64}),
+    (lambda p: p.probe(7, base=2), {"op": "PROBE", "addr": 7, "base": 2, "opf": COUNT}),
+    (lambda p: p.probe(7, expect=0, may_fail=True, count=False),
+     {"op": "PROBE", "addr": 7, "opf": EXPECT | MAY_FAIL}),
     (lambda p: p.lea(1, 2, -1, 3, -5),
      {"op": "LEA", "dst": 1, "base": 2, "count": 2**64 - 1, "len_reg": 3, "value": -5}),
     (lambda p: p.rand(1, 10, 4096, 7), {"op": "RAND", "dst": 1, "count": 10, "aux": 4096, "value": 7}),
@@ -246,6 +249,34 @@ def test_a_program_runs_as_it_was_written():
     assert failed == 0
     assert counters["ops"] == 8 + 1 + 10
     assert counters["user_faults"] == 8 + 1
+
+
+def test_probes_find_mappings_and_take_no_fault():
+    program = Program()
+    program.lea(2, value=BASE)
+    program.mmap(BASE, 2 * PAGE, RW, ANON)
+    program.probe(PAGE, base=2)
+    program.probe(2 * PAGE, base=2, count=False)
+    program.munmap(BASE, PAGE)
+    program.probe(0, base=2, expect=0)
+    results, counters, failed = run(program)
+    assert (results, failed) == ([0, BASE, 1, 0, 0, 0], 0)
+    assert (counters["ops"], counters["probe_locked"], counters["user_faults"]) == (2, 3, 0)
+    assert counters["syscalls"] == 2                        # those of mmap and munmap
+
+
+def test_a_probe_without_an_address_space_fails():
+    program = Program()
+    program.exit()
+    program.probe(BASE, expect=-22)
+    assert run(program)[0] == [0, -22]
+
+
+def test_a_probe_that_was_not_expected_ends_the_program():
+    program = Program()
+    program.probe(BASE, expect=1)
+    _, counters, failed = run(program, outcome=-1)
+    assert (failed, counters["unexpected"], counters["ops"]) == (1, 1, 0)
 
 
 def test_nested_repeats_run_their_bodies():

@@ -2,7 +2,7 @@
 
     scenario.py   what the CPUs do: build(s) of a scenario, and the machine for it
     explore.py    one exploration from beginning to end          shrink.py    the fewest preemptions
-    schedule.py   schedules as text, and files of them           pool.py      explorations side by side
+    schedule.py   schedules as text, and files of them
     symbols.py    names for offsets     draw.py  the race as columns     timeline.py  the same for Perfetto
     mutants.py    takes protections away, and sees who notices
     questions.py  what reviewers asked, answered by exploring
@@ -20,14 +20,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shmm.cluster import session, topology
-from shmm.cluster.check import draw, explore, mutants, options, pool, questions, schedule, timeline
+from shmm.cluster import pool, session, topology
+from shmm.cluster.check import draw, explore, mutants, options, questions, schedule, timeline
 from shmm.cluster.check import table as check_table
 from shmm.cluster.check.explore import Task
-from shmm.cluster.check.progress import View
 from shmm.cluster.check.scenario import ScenarioError, available, load
 from shmm.cluster.check.schedule import NO_MUTANT, Schedule, ScheduleError
 from shmm.cluster.crew import ClusterError, Interrupted
+from shmm.cluster.progress import Tasks
 from shmm.cluster.table import console
 from shmm.segment import SegmentError
 
@@ -103,9 +103,10 @@ def title(task: Task) -> str:
 
 def explore_all(tasks: Sequence[Task], jobs: int) -> tuple[list[dict[str, Any]], bool]:
     """The results there are, in order, and whether somebody interrupted."""
-    with session.interruptible() as interrupted, View([title(task) for task in tasks]) as view:
+    with session.interruptible() as interrupted, Tasks([title(task) for task in tasks], "schedules") as view:
         try:
-            runs = pool.run_all(tasks, explore_one, jobs, interrupted=interrupted, notice=view.notice, name=title)
+            runs = pool.run_all(tasks, explore_one, jobs, interrupted=interrupted, notice=view.notice, name=title,
+                                passed=(ScenarioError,))
             return runs, False
         except Interrupted as stopped:
             return [run for run in stopped.result if run is not None], True
@@ -165,10 +166,10 @@ def replay(args: argparse.Namespace) -> int:
 def check_mutants(args: argparse.Namespace) -> int:
     """Takes each protection away, and prints what notices."""
     tasks = mutants.tasks(args.mutant, args.seed)
-    with session.interruptible() as interrupted, View([task.mutant for task in tasks]) as view:
+    with session.interruptible() as interrupted, Tasks([task.mutant for task in tasks], "schedules") as view:
         try:
             results = pool.run_all(tasks, mutants.kill, args.jobs, interrupted=interrupted, notice=view.notice,
-                                   name=lambda task: task.mutant)
+                                   name=lambda task: task.mutant, passed=(ScenarioError,))
             stopped = False
         except Interrupted as error:
             results, stopped = [result for result in error.result if result is not None], True

@@ -165,6 +165,8 @@ def operation(stage: Stage, cpu: int, number: int) -> str:
         return f"store {int(record['value'])} at {where}"
     if name in ("load", "fetch"):
         return f"{name} from {where}"
+    if name == "probe":
+        return f"probe {where}"
     if name in ("mmap", "munmap", "mprotect", "madvise"):
         pages = -(-int(record["len"]) // symbols.PAGE)
         return f"{name}({where}, {pages} page{'s' if pages > 1 else ''}{arguments(name, record)})"

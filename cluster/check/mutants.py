@@ -40,6 +40,7 @@ ORDER = ("fault_munmap", "fault_mprotect", "fault_map_fixed", "fault_mmap", "rea
 PLANS: dict[str, Plan] = {
     "ODD": Plan(("fault_mprotect", "fault_map_fixed"), depth=4),
     "VMA_COPY": Plan(("fault_munmap", "fault_mprotect", "fault_map_fixed", "split_merge", "mprotect_back")),
+    "PROBE_CHECK": Plan(("probe_munmap",)),
     "SEQ1": Plan(("upper_tables_free",)),
     "VMA_MEMCMP": Plan(("table_free_walk", "mprotect_back")),
     "PTL_SPIN": Plan(("flush_under_ptl",)),
@@ -57,6 +58,10 @@ PLANS: dict[str, Plan] = {
     # CPU 1 drives a grace period and has just looked at CPU 0; CPU 0 stands on a VMA; CPU 2 unmaps that, and does not
     # see yet that the grace period has begun, so it takes that one for a later one and frees at its end
     "MB_GRACE": Plan(("grace_driver",), ("weak",), schedule="2.0S1,1.151s0,0.39s2,2.151o1,2.152s1"),
+    # a fault enters by insn_begin and looks again under the ptl; a look-up of the VMA alone has only these
+    "MB_KERNEL": Plan(("probe_munmap",), ("tso", "weak")),
+    "WMB_BEGIN": Plan(("probe_munmap",), ("weak",)),
+    "RMB_CHECK": Plan(("probe_munmap",), ("weak",)),
     "WMB_END": Plan(("fault_munmap",), ("weak",)),
     "RMB_START": Plan(("fault_mprotect",), ("weak",)),
     "PUBLISH_VMA": Plan(("recycled_vma", "fault_munmap"), ("weak",)),
@@ -85,9 +90,6 @@ GROUPS: dict[str, Plan] = {
 SPARE = "spare"
 EXPLANATIONS: dict[str, str] = {
     "VMA_COPY": "pte_map_lock looks at mmap_seq twice more before anything is committed; this early look saves work.",
-    "MB_KERNEL": "nobody descends the tree without a lock from a system call: such readers come by insn_begin.",
-    "WMB_BEGIN": "who sees a change too early commits under the ptl, which the writer takes, and releases, after it.",
-    "RMB_CHECK": "the look that matters comes after the ptl was taken, whose acquire is at least as strong.",
 }
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from shmm.cluster.table import Column, quantity
+from shmm.cluster.table import Column
 from shmm.cluster.table import table as plain_table
+from shmm.cluster.words import quantity
 
 
 def show(document: dict[str, Any], out: Console) -> None:

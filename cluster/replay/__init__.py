@@ -133,7 +133,8 @@ def replay_all(
             for scheme in args.scheme:
                 print(f"replaying {name}, {scheme} ...", file=sys.stderr)
                 config = ReplayConfig(
-                    **asdict(options.base_config(args, scheme=scheme, workload="replay", cpus=len(job.programs))),
+                    **asdict(options.base_config(args, scheme=scheme, workload="replay", cpus=len(job.programs),
+                                                 repeats=args.repeats or 1)),
                     fault_around=args.fault_around,
                 )
                 runs.append(replay_once(config, job, recorded, translation, interrupted))

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from shmm.cluster.table import aborts, complain, percent
+from shmm.cluster.table import complain
+from shmm.cluster.words import aborts, percent
 
 
 def show(document: dict[str, Any], out: Console) -> None:

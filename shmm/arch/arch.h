@@ -45,6 +45,10 @@ enum shmm_access {
 /* What happens to a lock, for lockdep_event(). */
 enum shmm_lock_event { SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED };
 
+/* How the kernel is entered, for exception_entry(); how a speculation goes, for speculation_event(). */
+enum shmm_exception { SHMM_EXC_FAULT, SHMM_EXC_SYSCALL, SHMM_EXC_TRAP };
+enum shmm_speculation { SHMM_SPECULATION_BEGINS, SHMM_SPECULATION_DROPPED };
+
 #ifndef SHMM_ENGINE_HEADER
 # define SHMM_ENGINE_HEADER "native.h"
 #endif
@@ -66,7 +70,11 @@ enum shmm_lock_event { SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED };
  *   SHMM_LOCKDEP(lock, event)          enum shmm_lock_event
  *   SHMM_POISON(p, n, freed)           these bytes have been freed (1) or handed out (0)
  *   SHMM_OPERATION(cpu, pc, begins)    record pc of the CPU's program begins or has ended
- *   SHMM_MUTANT(m)                     whether the protection m of mutants.h is taken away */
+ *   SHMM_MUTANT(m)                     whether the protection m of mutants.h is taken away
+ * and an engine whose time is not the host's:
+ *   SHMM_EXCEPTION(kind)               enum shmm_exception: the kernel is entered, and will be left again
+ *   SHMM_SPECULATION(event)            enum shmm_speculation: what comes may be for nothing; it was
+ *   SHMM_CLOCK(runs)                   the measured time goes on, or stands still */
 
 #ifndef SHMM_LOAD
 # define SHMM_LOAD(p, kind, order)     (SHMM_HOOK(p, sizeof((p)->v), kind), __atomic_load_n(&(p)->v, order))
@@ -85,8 +93,15 @@ enum shmm_lock_event { SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED };
 #ifndef SHMM_LOCKDEP
 # define SHMM_LOCKDEP(lock, event)      ((void)0)
 # define SHMM_POISON(p, n, freed)       ((void)0)
-# define SHMM_OPERATION(cpu, pc, begins) ((void)0)
 # define SHMM_MUTANT(m)                 0
+#endif
+#ifndef SHMM_OPERATION
+# define SHMM_OPERATION(cpu, pc, begins) ((void)0)
+#endif
+#ifndef SHMM_EXCEPTION
+# define SHMM_EXCEPTION(kind)           ((void)0)
+# define SHMM_SPECULATION(event)        ((void)0)
+# define SHMM_CLOCK(runs)               ((void)0)
 #endif
 
 #define SHMM_DEFINE_RMW(U, NAME, W, KIND, PARAMETER, EXPR)                                               \
@@ -152,6 +167,13 @@ static inline void poison_range(void *p, size_t n) { SHMM_POISON(p, n, 1); }
 static inline void unpoison_range(void *p, size_t n) { SHMM_POISON(p, n, 0); }
 static inline void operation(uint32_t cpu, uint64_t pc, int begins) { SHMM_OPERATION(cpu, pc, begins); }
 static inline int mutant(int m) { return SHMM_MUTANT(m); }
+
+/* What the rooms tell an engine that charges time: entries into the kernel, whose cost is mostly not that of memory, and
+ * speculations, whose time is lost when they are dropped.  Nothing on the others. */
+static inline void exception_entry(int kind) { SHMM_EXCEPTION(kind); }
+static inline void speculation_event(int event) { SHMM_SPECULATION(event); }
+/* And when the program says that what is measured begins or is over. */
+static inline void clock_event(int runs) { SHMM_CLOCK(runs); }
 
 /* Contents of page frames.  A frame's bytes belong to the program under test, not to the protocol. */
 typedef uint64_t shmm_v16 __attribute__((vector_size(16), may_alias));

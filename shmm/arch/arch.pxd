@@ -71,6 +71,10 @@ cdef extern from "arch.h" nogil:
     void unpoison_range(void*, size_t) noexcept
     void operation(u32 cpu, u64 pc, bint begins) noexcept
     bint mutant(int) noexcept
+    const int SHMM_EXC_FAULT, SHMM_EXC_SYSCALL, SHMM_EXC_TRAP, SHMM_SPECULATION_BEGINS, SHMM_SPECULATION_DROPPED
+    void exception_entry(int kind) noexcept
+    void speculation_event(int event) noexcept
+    void clock_event(bint runs) noexcept
 
     void cpu_relax(u32 turn) noexcept
     u32 spin_turns(u32 n) noexcept

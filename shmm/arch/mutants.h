@@ -14,6 +14,7 @@
 	X(NONE, "", "nothing is missing") \
 	X(ODD, "spf", "speculation starts although mmap_seq is odd") \
 	X(VMA_COPY, "spare", "the copy of the VMA is used unchecked") \
+	X(PROBE_CHECK, "spf", "a look-up without the lock does not look at mmap_seq again") \
 	X(SEQ1, "spf", "pte_map_lock does not look at mmap_seq before it takes the lock") \
 	X(SEQ2, "spf", "pte_map_lock does not look at mmap_seq under the lock") \
 	X(SEQ_BOTH, "spf", "pte_map_lock does not look at mmap_seq at all") \
@@ -34,11 +35,11 @@
 	X(MB_SENDER, "order", "no full barrier between a shootdown's requests and its look at the targets") \
 	X(MB_TARGET, "order", "no full barrier between interrupts off and the look at the mailbox") \
 	X(MB_GRACE, "order", "no full barrier between a grace period's beginning and its look at the CPUs") \
-	X(MB_KERNEL, "spare", "no full barrier at the entry to the kernel") \
-	X(WMB_BEGIN, "spare", "no write barrier after mmap_seq turns odd") \
+	X(MB_KERNEL, "order", "no full barrier at the entry to the kernel") \
+	X(WMB_BEGIN, "order", "no write barrier after mmap_seq turns odd") \
 	X(WMB_END, "order", "no write barrier before mmap_seq turns even") \
 	X(RMB_START, "order", "no read barrier after the first look at mmap_seq") \
-	X(RMB_CHECK, "spare", "no read barrier before the second look at mmap_seq") \
+	X(RMB_CHECK, "order", "no read barrier before the second look at mmap_seq") \
 	X(PUBLISH_VMA, "order", "a VMA is linked into the tree by a relaxed store") \
 	X(PUBLISH_TABLE, "order", "a page table or page is linked in by a relaxed store") \
 	X(UNLOCK_RELAXED, "order", "a spinlock is released by a relaxed store") \

@@ -7,20 +7,21 @@ instructions, interrupts on, no lock held (native.h says why that matters)."""
 from libc.errno cimport EINVAL
 
 from shmm.arch.arch cimport (
-    a32, a64, core_is_due, fetch_add32, futex_wait, futex_wake, get64, i64, ld32_acquire, ld32_relaxed, ld64_acquire,
-    ld64_relaxed, operation, put64, st32_relaxed, st32_release, st64_mb, st64_relaxed, u8, u32, u64, yield_core,
+    a32, a64, clock_event, core_is_due, fetch_add32, futex_wait, futex_wake, get64, i64, ld32_acquire, ld32_relaxed,
+    ld64_acquire, ld64_relaxed, now_ns, operation, put64, st32_relaxed, st32_release, st64_mb, st64_relaxed, u8, u32,
+    u64, yield_core,
 )
 from shmm.layout cimport (
-    SHMM_C_ops, SHMM_C_unexpected, SHMM_OP_BARRIER, SHMM_OP_BRK, SHMM_OP_DJNZ, SHMM_OP_END, SHMM_OP_EXEC, SHMM_OP_EXIT,
-    SHMM_OP_FETCH, SHMM_OP_FORK, SHMM_OP_JMP, SHMM_OP_LEA, SHMM_OP_LOAD, SHMM_OP_MADVISE, SHMM_OP_MM, SHMM_OP_MMAP,
-    SHMM_OP_MPROTECT, SHMM_OP_MUNMAP, SHMM_OP_NEXT, SHMM_OP_NOP, SHMM_OP_OPS, SHMM_OP_RAND, SHMM_OP_STORE,
-    SHMM_OP_TOUCH, SHMM_OP_TURN, SHMM_OPF_COUNT, SHMM_OPF_EXPECT, SHMM_OPF_MAY_FAIL, SHMM_OPF_WRITE, SHMM_REGS,
-    SHMM_STOPPED, shmm_insn_t, vcpu_t,
+    SHMM_C_ops, SHMM_C_unexpected, SHMM_OP_BARRIER, SHMM_OP_BRK, SHMM_OP_CLOCK, SHMM_OP_DJNZ, SHMM_OP_END,
+    SHMM_OP_EXEC, SHMM_OP_EXIT, SHMM_OP_FETCH, SHMM_OP_FORK, SHMM_OP_JMP, SHMM_OP_LEA, SHMM_OP_LOAD, SHMM_OP_MADVISE,
+    SHMM_OP_MM, SHMM_OP_MMAP, SHMM_OP_MPROTECT, SHMM_OP_MUNMAP, SHMM_OP_NEXT, SHMM_OP_NOP, SHMM_OP_OPS,
+    SHMM_OP_PROBE, SHMM_OP_RAND, SHMM_OP_STORE, SHMM_OP_TOUCH, SHMM_OP_TURN, SHMM_OPF_COUNT, SHMM_OPF_EXPECT,
+    SHMM_OPF_MAY_FAIL, SHMM_OPF_WRITE, SHMM_REGS, SHMM_STOPPED, shmm_insn_t, vcpu_t,
 )
 from shmm.exec.syscall cimport (
     has_mm, sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_munmap,
 )
-from shmm.exec.user cimport user_load, user_store
+from shmm.exec.user cimport user_load, user_probe, user_store
 from shmm.mm.call_rcu cimport rcu_poll
 from shmm.mm.irq cimport kernel_enter, kernel_exit, sleep_begin, sleep_end
 from shmm.mm.vmstat cimport count_vm_events
@@ -109,6 +110,18 @@ cdef inline void op_next(vcpu_t *c, u64 ticket, u32 cpu) noexcept nogil:
         futex_wake(&c.cpus[cpu].turn_wake, 1)
 
 
+cdef inline void op_clock(vcpu_t *c, bint runs) noexcept nogil:
+    """The measured time, for workloads that measure a part of what they do.  One CPU says so; the others meet it at a
+    barrier before and after."""
+    cdef u64 since = ld64_relaxed(&c.g.clock_since)
+    if runs:
+        st64_relaxed(&c.g.clock_since, now_ns())
+    elif since:
+        st64_relaxed(&c.g.clock_ns, ld64_relaxed(&c.g.clock_ns) + now_ns() - since)
+        st64_relaxed(&c.g.clock_since, 0)
+    clock_event(runs)
+
+
 cdef inline u64 next_random(vcpu_t *c) noexcept nogil:
     """xorshift64*: the CPU's own stream, seeded by the launcher."""
     cdef u64 x = get64(&c.me.rng)
@@ -169,6 +182,7 @@ cdef inline i64 execute_mm(vcpu_t *c, const shmm_insn_t *i) noexcept nogil:
 
 
 cdef inline i64 execute_syscall(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 addr, u64 length) noexcept nogil:
+    """What enters the kernel, looks at or changes the mappings, and leaves: system calls, and a probe."""
     cdef i64 ret
     if not has_mm(c):
         return -EINVAL
@@ -182,6 +196,8 @@ cdef inline i64 execute_syscall(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 a
         return sys_mprotect(c, addr, length, i.prot)
     if i.op == SHMM_OP_MADVISE:
         return sys_madvise(c, addr, length, <u32> i.value)
+    if i.op == SHMM_OP_PROBE:
+        return user_probe(c, addr)
     ret = sys_brk(c, addr)
     r.reg[i.dst] = <u64> ret
     return ret
@@ -197,6 +213,8 @@ cdef inline i64 execute_control(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 a
         count_vm_events(c, SHMM_C_ops, i.count)
     elif i.op == SHMM_OP_BARRIER:
         return op_barrier(c)
+    elif i.op == SHMM_OP_CLOCK:
+        op_clock(c, i.value != 0)
     elif i.op == SHMM_OP_TURN:
         return op_turn(c, <u64> i.value)
     elif i.op == SHMM_OP_NEXT:
@@ -221,7 +239,7 @@ cdef inline i64 execute(vcpu_t *c, run_t *r, const shmm_insn_t *i) noexcept nogi
     st64_relaxed(&c.me.doing_addr, addr)
     if i.op >= SHMM_OP_LOAD and i.op <= SHMM_OP_TOUCH:
         return execute_access(c, r, i, addr, length)
-    if i.op >= SHMM_OP_MMAP and i.op <= SHMM_OP_BRK:
+    if i.op >= SHMM_OP_MMAP and i.op <= SHMM_OP_PROBE:
         return execute_syscall(c, r, i, addr, length)
     if i.op >= SHMM_OP_MM and i.op <= SHMM_OP_EXIT:
         return execute_mm(c, i)

@@ -2,7 +2,7 @@
 
 Results are the kernel's: an address or 0, or a negative errno.  Every call is counted, and polls RCU on its way out."""
 
-from shmm.arch.arch cimport i64, ld32_relaxed, u8, u32, u64
+from shmm.arch.arch cimport SHMM_EXC_SYSCALL, exception_entry, i64, ld32_relaxed, u8, u32, u64
 from shmm.layout cimport (
     SHMM_C_brk, SHMM_C_fork, SHMM_C_madvise, SHMM_C_mmap, SHMM_C_mprotect, SHMM_C_munmap, SHMM_C_syscalls,
     SHMM_PAGE_SIZE, vcpu_t,
@@ -23,6 +23,7 @@ from shmm.mm.vmstat cimport count_vm_event
 cdef inline void syscall_enter(vcpu_t *c, u32 counter) noexcept nogil:
     count_vm_event(c, SHMM_C_syscalls)
     count_vm_event(c, counter)
+    exception_entry(SHMM_EXC_SYSCALL)
     kernel_enter(c)
 
 

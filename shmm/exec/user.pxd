@@ -1,4 +1,4 @@
-"""User mode: the loads, stores and fetches of a program.
+"""User mode: the loads, stores, fetches and traps of a program.
 
 One access is one instruction: interrupts off, translate, access, interrupts on.  A fault is taken inside it, with
 interrupts on, and the translation tried again; so a shootdown sees either the whole of lookup-and-access or nothing.
@@ -6,15 +6,17 @@ Between instructions a CPU is quiescent for RCU and need not be waited for by an
 
 from libc.errno cimport EFAULT
 
-from shmm.arch.arch cimport copy_from_page, copy_to_page, i64, ld_user, st_user, u8, u32, u64
+from shmm.arch.arch cimport (
+    SHMM_EXC_TRAP, copy_from_page, copy_to_page, exception_entry, i64, ld_user, st_user, u8, u32, u64,
+)
 from shmm.layout cimport SHMM_PAGE_SIZE, SHMM_TASK_SIZE, mm_t, vcpu_t
 from shmm.mm.frame cimport frame_bytes
-from shmm.mm.irq cimport insn_begin, insn_end, insn_fault, irq_disable, kernel_exit
+from shmm.mm.irq cimport insn_begin, insn_end, insn_fault, irq_disable, kernel_enter, kernel_exit
 from shmm.mm.mm cimport current_mm
 from shmm.mm.mmu cimport mmu_refill, mmu_translate
 from shmm.mm.page_table cimport pte_pfn
 from shmm.mm.walk cimport FAULT_WRITE
-from shmm.scheme.scheme cimport do_user_addr_fault
+from shmm.scheme.scheme cimport do_user_addr_fault, probe_by_scheme
 
 
 cdef inline u8 *user_begin(vcpu_t *c, u64 addr, u32 access, i64 *faults) noexcept nogil:
@@ -81,3 +83,13 @@ cdef inline i64 user_copy(vcpu_t *c, u64 addr, u8 *buffer, u64 n, u32 access, u6
         buffer += part
         n -= part
     return 0
+
+
+cdef inline i64 user_probe(vcpu_t *c, u64 addr) noexcept nogil:
+    """A trap (a uprobe): an exception that only looks up its VMA.  1 if one maps addr, else 0."""
+    cdef bint mapped
+    exception_entry(SHMM_EXC_TRAP)
+    kernel_enter(c)
+    mapped = probe_by_scheme(c, current_mm(c), addr)
+    kernel_exit(c)
+    return mapped

@@ -24,6 +24,12 @@ cdef inline u32 find_vma(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
     return best
 
 
+cdef inline u32 vma_lookup(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
+    """The VMA that maps addr, or 0."""
+    cdef u32 v = find_vma(c, mm, addr)
+    return v if v and vma_start(c, v) <= addr else 0
+
+
 cdef inline u32 find_vma_intersection(vcpu_t *c, mm_t *mm, u64 start, u64 end) noexcept nogil:
     """The first VMA that overlaps [start, end), or 0.  mmap_lock held."""
     cdef u32 v = find_vma(c, mm, start)

@@ -15,7 +15,8 @@ Guarantees.
 The full barrier at each beginning is the price of both: it pairs with C in ipi.pxd and with D in rcu.pxd."""
 
 from shmm.arch.arch cimport (
-    barrier, get32, ld64_relaxed, mutant, put32, st64_mb, st64_relaxed, st64_release, u32, u64,
+    SHMM_EXC_FAULT, barrier, exception_entry, get32, ld64_relaxed, mutant, put32, st64_mb, st64_relaxed, st64_release,
+    u32, u64,
 )
 from shmm.arch.mutants cimport (
     SHMM_M_IRQ_ENABLE_RELAXED, SHMM_M_MAILBOX_UNREAD, SHMM_M_MB_KERNEL, SHMM_M_MB_TARGET,
@@ -96,6 +97,7 @@ cdef inline void insn_begin(vcpu_t *c) noexcept nogil:
 
 cdef inline void insn_fault(vcpu_t *c) noexcept nogil:
     """The instruction faulted: still in the kernel, interrupts on."""
+    exception_entry(SHMM_EXC_FAULT)
     irq_enable(c)
 
 

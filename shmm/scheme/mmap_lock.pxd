@@ -5,19 +5,20 @@
     handle_mm_fault
     mmap_read_unlock
 
-What writers owe it: the lock.  Its cost is two atomic operations on one line that every CPU of the process writes."""
+What writers owe it: the lock.  Its cost is two atomic operations on one line that every CPU of the process writes, also
+where nothing but the VMA is wanted (probe_mmap_lock)."""
 
 from libc.errno cimport EFAULT, ENOMEM
 
 from shmm.arch.arch cimport i64, u32, u64
 from shmm.layout cimport (
-    SHMM_C_faults_classic, SHMM_C_faults_oom, SHMM_C_faults_segv, SHMM_C_faults_sigbus, SHMM_PAGE_SIZE, SHMM_SIGBUS,
-    SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_WRITE, mm_t, vcpu_t,
+    SHMM_C_faults_classic, SHMM_C_faults_oom, SHMM_C_faults_segv, SHMM_C_faults_sigbus, SHMM_C_probe_locked,
+    SHMM_PAGE_SIZE, SHMM_SIGBUS, SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_WRITE, mm_t, vcpu_t,
 )
 from shmm.mm.fault cimport handle_mm_fault
-from shmm.mm.find_vma cimport find_vma
+from shmm.mm.find_vma cimport vma_lookup
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock
-from shmm.mm.vma cimport vma_copy, vma_start
+from shmm.mm.vma cimport vma_copy
 from shmm.mm.vmstat cimport count_vm_event
 from shmm.mm.walk cimport FAULT_INSTRUCTION, FAULT_WRITE, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV, vm_fault_t
 
@@ -52,8 +53,8 @@ cdef inline u32 fault_mmap_lock(vcpu_t *c, mm_t *mm, u64 addr, u32 access) noexc
     cdef u32 vma
     count_vm_event(c, SHMM_C_faults_classic)
     mmap_read_lock(c, mm)
-    vma = find_vma(c, mm, addr)
-    if vma and vma_start(c, vma) <= addr:
+    vma = vma_lookup(c, mm, addr)
+    if vma:
         vma_copy(&vmf.vma, c, vma)
         if not access_error(vmf.vma.flags, access):
             vmf.mm = mm
@@ -63,3 +64,13 @@ cdef inline u32 fault_mmap_lock(vcpu_t *c, mm_t *mm, u64 addr, u32 access) noexc
             ret = handle_mm_fault(c, &vmf)
     mmap_read_unlock(c, mm)
     return ret
+
+
+cdef inline bint probe_mmap_lock(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
+    """Whether a VMA maps addr."""
+    cdef bint mapped
+    count_vm_event(c, SHMM_C_probe_locked)
+    mmap_read_lock(c, mm)
+    mapped = vma_lookup(c, mm, addr) != 0
+    mmap_read_unlock(c, mm)
+    return mapped

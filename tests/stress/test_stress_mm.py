@@ -30,7 +30,8 @@ POLICIES = {
 def one(p: Program, dice: random.Random) -> None:
     """One operation somewhere."""
     addr, pages = ARENA + dice.randrange(PLACES) * STEP * PAGE, dice.randint(1, 3 * STEP)
-    kind = dice.choices(("map", "unmap", "protect", "drop", "hint", "write", "read"), (5, 3, 2, 2, 1, 9, 4))[0]
+    kinds = {"map": 5, "unmap": 3, "protect": 2, "drop": 2, "hint": 1, "write": 9, "read": 4, "probe": 3}
+    kind = dice.choices(tuple(kinds), tuple(kinds.values()))[0]
     if kind == "map":
         p.mmap(addr, pages * PAGE, dice.choice((RW, RW, RW, READ)), ANON_FIXED, may_fail=True)
     elif kind == "unmap":
@@ -39,6 +40,8 @@ def one(p: Program, dice: random.Random) -> None:
         p.mprotect(addr, pages * PAGE, dice.choice((RW, RW, READ, NONE)), may_fail=True)
     elif kind in ("drop", "hint"):
         p.madvise(addr, pages * PAGE, DONTNEED if kind == "drop" else dice.choice((0, 1, 2, 14)), may_fail=True)
+    elif kind == "probe":
+        p.probe(addr)
     else:
         p.touch(addr, pages, write=kind == "write", value=dice.randrange(256), may_fail=True)
 
@@ -125,5 +128,6 @@ def test_random_operations_of_many_processes(policy, cpus, forks):
         finish(segment, cpus)
     assert min(sums[name] for name in ("mmap", "munmap", "mprotect", "madvise", "user_faults")) > 0
     assert sums["nr_tlb_remote_flush_received"] > 0
-    assert (sums["spf_success"] > 0) == (policy != "mmap_lock")
+    assert (sums["spf_success"] > 0) == (sums["probe_speculated"] > 0) == (policy != "mmap_lock")
+    assert sums["probe_locked"] > 0
     assert (sums["fork"] > 0 and sums["pgcopy"] > 0) == forks

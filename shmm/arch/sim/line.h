@@ -1,0 +1,276 @@
+/* The lines of memory: who has each, and what it costs to get it (after MESI with a directory).
+ *
+ * A line is in nobody's cache, in one CPU's alone, or in several that read it.  What is not in the own cache comes from the
+ * nearest that has it: the other hardware thread of the core, the cluster (last-level cache), the socket, another socket,
+ * memory.  A line serves one requester at a time: the others queue.  Who is next is drawn at random among the first few,
+ * for hardware is not first come, first served, and a fixed order would hand the line round socket by socket.  A CPU
+ * that has won the line keeps it for a while (retention), in which its own accesses are hits.
+ *
+ * Stores go into the store buffer: the CPU does not wait for a line that is free, only its next locked instruction or fence
+ * waits until all have arrived.
+ */
+#ifndef SHMM_SIM_LINE_H
+#define SHMM_SIM_LINE_H
+
+#include <stdlib.h>
+#include "turn.h"
+
+enum { SIM_DRAWN_AMONG = 16 };
+
+static inline uint32_t sim_line_of(const void *p) { return (uint32_t)(((uintptr_t)p - sim.base) >> 6); }
+
+static enum sim_structure sim_structure_of(uint32_t line)
+{
+	if (line >= sim.memory_line)
+		return SIM_S_page_table;
+	if (line >= sim.after_frames)
+		return SIM_S_other;
+	if (line >= sim.frame_line)
+		return sim.rooms.is_table(line - sim.frame_line) ? SIM_S_ptl : SIM_S_frame;
+	return sim.structure[line];
+}
+
+/* ---- sharers ---------------------------------------------------------------------------------------------------*/
+
+static inline int slot_has(uint32_t slot, uint32_t cpu)
+{
+	return sim.sharer[(uint64_t)slot * sim.words + (cpu >> 6)] >> (cpu & 63) & 1;
+}
+
+static void slot_add(uint32_t slot, const sim_cpu_t *cpu)
+{
+	sim.sharer[(uint64_t)slot * sim.words + (cpu->id >> 6)] |= 1ull << (cpu->id & 63);
+	sim.clusters[slot] |= 1ull << cpu->cluster;
+}
+
+static int slots_grow(void)
+{
+	uint32_t more = sim.max_slot * 2;
+	void *sharer = realloc(sim.sharer, (uint64_t)more * sim.words * 8);
+	void *clusters, *next;
+
+	if (sharer)
+		sim.sharer = sharer;
+	clusters = realloc(sim.clusters, more * 8ull);
+	if (clusters)
+		sim.clusters = clusters;
+	next = realloc(sim.slot_next, more * 4ull);
+	if (next)
+		sim.slot_next = next;
+	if (!sharer || !clusters || !next) {
+		sim.out_of_memory = 1;
+		return -1;
+	}
+	sim.max_slot = more;
+	return 0;
+}
+
+/* An empty set of sharers.  Out of memory: slot 0, which nobody trusts any more, for the run is void. */
+static uint32_t slot_new(void)
+{
+	uint32_t slot = sim.free_slot;
+
+	if (slot)
+		sim.free_slot = sim.slot_next[slot];
+	else if (sim.nslot == sim.max_slot && slots_grow())
+		return 0;
+	else
+		slot = sim.nslot++;
+	for (uint32_t i = 0; i < sim.words; i++)
+		sim.sharer[(uint64_t)slot * sim.words + i] = 0;
+	sim.clusters[slot] = 0;
+	return slot;
+}
+
+static void slot_free(uint32_t slot)
+{
+	sim.slot_next[slot] = sim.free_slot;
+	sim.free_slot = slot;
+}
+
+static inline int line_mine(const line_t *l)
+{
+	return l->owner == sim.tag || (l->owner & LINE_SHARED && slot_has(l->owner & ~LINE_SHARED, sim.id));
+}
+
+/* ---- crowds: who queues for a line, who spins on it -----------------------------------------------------------*/
+
+static crowd_t *line_crowd(line_t *l)
+{
+	uint32_t i = l->crowd;
+
+	if (i)
+		return &sim.crowd[i];
+	i = sim.free_crowd;
+	if (i)
+		sim.free_crowd = sim.crowd[i].next;
+	else
+		i = sim.ncrowd++;       /* a CPU is in SIM_WATCH + 1 crowds at most: there are enough */
+	sim.crowd[i] = (crowd_t){ 0, 0, 0, 0 };
+	l->crowd = i;
+	return &sim.crowd[i];
+}
+
+static void line_disperse(line_t *l)
+{
+	crowd_t *crowd = &sim.crowd[l->crowd];
+
+	if (l->crowd && !crowd->head && !crowd->watchers) {
+		crowd->next = sim.free_crowd;
+		sim.free_crowd = l->crowd;
+		l->crowd = 0;
+	}
+}
+
+/* The line is free for whoever queues for it: draws one, takes it out of the queue. */
+static uint32_t line_grant(uint32_t line)
+{
+	crowd_t *crowd = &sim.crowd[sim.line[line].crowd];
+	uint32_t among = 0, at, before = 0;
+
+	for (at = crowd->head; at && among < SIM_DRAWN_AMONG; at = sim.cpu[at - 1].queue_next)
+		among++;
+	at = crowd->head;
+	for (uint32_t skip = among > 1 ? sim_random(&sim.rng, among) : 0; skip; skip--) {
+		before = at;
+		at = sim.cpu[at - 1].queue_next;
+	}
+	if (before)
+		sim.cpu[before - 1].queue_next = sim.cpu[at - 1].queue_next;
+	else
+		crowd->head = sim.cpu[at - 1].queue_next;
+	if (crowd->tail == at)
+		crowd->tail = before;
+	return at - 1;
+}
+
+/* Once the line's next free moment is known, somebody of the queue is in the tree for it. */
+static void line_call_next(line_t *l)
+{
+	if (l->crowd && sim.crowd[l->crowd].head) {
+		uint32_t cpu = sim.crowd[l->crowd].head - 1;
+
+		tree_set(cpu, sim_key(l->busy, cpu));
+	} else
+		line_disperse(l);
+}
+
+/* Waits in the queue.  On return the line is free and it is this CPU's turn: it must take it at once. */
+static void line_queue(uint32_t line)
+{
+	line_t *l = &sim.line[line];
+	crowd_t *crowd = line_crowd(l);
+	sim_cpu_t *me = sim.me;
+	int alone = !crowd->head;
+
+	me->line = line;
+	me->queue_next = 0;
+	if (alone)
+		crowd->head = sim.tag;
+	else
+		sim.cpu[crowd->tail - 1].queue_next = sim.tag;
+	crowd->tail = sim.tag;
+	me->stuck_on = sim_structure_of(line);
+	sim_block(SIM_QUEUED, alone ? l->busy : SIM_NEVER, &me->stack.transfer[me->stuck_on]);
+}
+
+/* The line changes: whoever spins on it looks again, at this time. */
+static void line_wake_watchers(line_t *l, ps_t time)
+{
+	uint32_t w;
+
+	if (!l->crowd)
+		return;
+	w = sim.crowd[l->crowd].watchers;
+	sim.crowd[l->crowd].watchers = 0;
+	while (w) {
+		sim_cpu_t *cpu = &sim.cpu[(w - 1) / SIM_WATCH];
+		uint32_t k = (w - 1) % SIM_WATCH;
+
+		w = cpu->watch_next[k];
+		cpu->seen[k] = 0;               /* not in this list any more */
+		sim_unblock(cpu, time);
+	}
+	line_disperse(l);
+}
+
+/* ---- transfers -------------------------------------------------------------------------------------------------*/
+
+static uint32_t transfer_from(const sim_cpu_t *other)
+{
+	const sim_cpu_t *me = sim.me;
+
+	if (other->core == me->core)
+		return sim.cost.smt;
+	if (other->cluster == me->cluster)
+		return sim.cost.cluster;
+	return other->socket == me->socket ? sim.cost.socket : sim.cost.remote;
+}
+
+/* From the nearest of those who share it. */
+static uint32_t transfer_from_sharers(uint32_t slot)
+{
+	uint64_t clusters = sim.clusters[slot];
+
+	if (clusters >> sim.me->cluster & 1)
+		return sim.cost.cluster;
+	return clusters & sim.socket_clusters[sim.me->socket] ? sim.cost.socket : sim.cost.remote;
+}
+
+/* Until the farthest of those who share it has dropped it. */
+static uint32_t invalidation(uint32_t slot)
+{
+	uint64_t clusters = sim.clusters[slot];
+
+	if (clusters & ~sim.socket_clusters[sim.me->socket])
+		return sim.cost.remote;
+	return clusters & ~(1ull << sim.me->cluster) ? sim.cost.socket : sim.cost.cluster;
+}
+
+/* Gets the line for reading; the CPU is the first, and the line is free. */
+static void line_read(uint32_t line)
+{
+	line_t *l = &sim.line[line];
+	uint32_t slot, cost;
+
+	if (l->owner == 0) {
+		cost = sim.cost.memory;
+		l->owner = sim.tag;
+	} else if (l->owner & LINE_SHARED) {
+		slot = l->owner & ~LINE_SHARED;
+		cost = transfer_from_sharers(slot);
+		slot_add(slot, sim.me);
+	} else {
+		cost = transfer_from(&sim.cpu[l->owner - 1]);
+		slot = slot_new();
+		slot_add(slot, &sim.cpu[l->owner - 1]);
+		slot_add(slot, sim.me);
+		l->owner = LINE_SHARED | slot;
+	}
+	/* readers of one socket are served one close after the other; a line that crosses is busy all the way */
+	l->busy = sim.clock + (cost > sim.cost.socket ? cost : cost < sim.cost.reader ? cost : sim.cost.reader);
+	sim.clock += cost;
+	sim.me->stack.transfer[sim_structure_of(line)] += cost;
+	line_call_next(l);
+}
+
+/* Gets the line for writing, alone; the CPU is the first, and the line is free.  Returns how long it takes. */
+static uint32_t line_write(uint32_t line)
+{
+	line_t *l = &sim.line[line];
+	uint32_t cost;
+
+	if (l->owner == 0)
+		cost = sim.cost.memory;
+	else if (l->owner & LINE_SHARED) {
+		cost = invalidation(l->owner & ~LINE_SHARED);
+		slot_free(l->owner & ~LINE_SHARED);
+	} else
+		cost = transfer_from(&sim.cpu[l->owner - 1]);
+	l->owner = sim.tag;
+	l->busy = sim.clock + cost + sim.cost.retention;
+	line_wake_watchers(l, sim.clock + cost);
+	line_call_next(l);
+	return cost;
+}
+#endif
