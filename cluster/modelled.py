@@ -8,9 +8,11 @@ from typing import Any
 from rich.table import Table
 
 from shmm.cluster.simulate import stack
-from shmm.cluster.words import BASE, aborts, latency, quantity, ratio
+from shmm.cluster.words import BASE, latency, main_abort, quantity, ratio
 
 COLUMNS = 6                     # of a time stack, at most
+HEADERS = (("workload", False), ("CPUs", True), ("scheme", False), ("ops/s", True), ("speed-up", True),
+           (f"/ {BASE}", True), ("shootdown p50/p99", True), ("aborted", False), ("overhead", False))
 
 
 def tables(runs: Sequence[dict[str, Any]]) -> list[Table]:
@@ -25,15 +27,13 @@ def curves(runs: Sequence[dict[str, Any]]) -> Table:
     """One line per run."""
     out = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title_style="bold",
                 title=f"modelled on {', '.join(dict.fromkeys(run['machine'] for run in runs))}")
-    for header in ("workload", "CPUs", "scheme", "ops/s", "speed-up", f"/ {BASE}", "shootdown p50 / p99", "aborted",
-                   "most of the time beside work"):
-        right = header not in ("workload", "scheme", "aborted", "most of the time beside work")
+    for header, right in HEADERS:
         out.add_column(header, justify="right" if right else "left", no_wrap=True)
     for run in runs:
         out.add_row(
             " ".join([run["workload"], *run["workload_args"]]), str(run["cpus"]), run["scheme"],
             quantity(run["ops_per_s"]), speed_up(run, runs), ratio(run, runs), latency(run["shootdown"]),
-            aborts(run["counters"], 1), stack.saturated(run),
+            main_abort(run["counters"]), stack.saturated(run),
         )
     return out
 

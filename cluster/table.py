@@ -108,8 +108,8 @@ def notes(runs: Sequence[dict[str, Any]]) -> list[str]:
     out = []
     for run in runs:
         mapped, original = run["bytes_per_cpu"], run["original_bytes_per_cpu"]
-        line = (f"{run['workload']}, {run['cpus']} CPUs: {size(mapped)} per task, "
-                f"{size(original)} in the original")
+        whose = f"{run['workload']} on {run['machine']}" if run["machine"] else f"{run['workload']}, {run['cpus']} CPUs"
+        line = f"{whose}: {size(mapped)} per task, {size(original)} in the original"
         if original and mapped != original and line not in out:
             out.append(line)
     return out

@@ -18,20 +18,33 @@ def ratio(run: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
     return ""
 
 
-def aborts(counters: dict[str, int], most: int = ABORTS_SHOWN) -> str:
-    """Aborted speculative faults in percent of attempts, and so many of the commonest reasons."""
-    attempts = counters["spf_attempt"]
-    if attempts == 0:
-        return ""
-    reasons = sorted(
+def abort_reasons(counters: dict[str, int]) -> list[tuple[int, str]]:
+    """Why speculation was aborted: counts and names, the commonest first."""
+    return sorted(
         ((count, name.removeprefix("SPF_ABORT_")) for name, count in counters.items()
          if name.startswith("SPF_ABORT_") and count), reverse=True,
     )
+
+
+def aborts(counters: dict[str, int]) -> str:
+    """Aborted speculative faults in percent of attempts, and the commonest reasons."""
+    attempts = counters["spf_attempt"]
+    if attempts == 0:
+        return ""
+    reasons = abort_reasons(counters)
     text = percent(counters["spf_abort"], attempts)
     if not reasons:
         return text
-    shown = ", ".join(f"{name} {percent(count, attempts)}" for count, name in reasons[:most])
-    return f"{text}: {shown}{', ...' if len(reasons) > most else ''}"
+    shown = ", ".join(f"{name} {percent(count, attempts)}" for count, name in reasons[:ABORTS_SHOWN])
+    return f"{text}: {shown}{', ...' if len(reasons) > ABORTS_SHOWN else ''}"
+
+
+def main_abort(counters: dict[str, int]) -> str:
+    """Aborted speculative faults in percent of attempts, and the commonest reason."""
+    attempts, reasons = counters["spf_attempt"], abort_reasons(counters)
+    if attempts == 0:
+        return ""
+    return percent(counters["spf_abort"], attempts) + (f" {reasons[0][1]}" if reasons else "")
 
 
 def percent(part: int, whole: int) -> str:

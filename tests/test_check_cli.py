@@ -216,7 +216,7 @@ def test_a_worker_that_dies_is_said(monkeypatch, capfd):
 
     monkeypatch.setattr(check, "explore_one", lambda task, tell: os.kill(os.getpid(), signal.SIGKILL))
     assert main(["check", "two_faults", "--scheme", "spf"]) == 1
-    assert "the process that explored two_faults, spf, base, sc died (exit status -9)" in capfd.readouterr().err
+    assert "the process that worked on two_faults, spf, base, sc died (exit status -9)" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "status"), [

@@ -47,6 +47,8 @@ static ps_t *sim_spinning_for(void)
 	sim_cpu_t *me = sim.me;
 
 	me->stuck_on = sim_structure_of(me->seen[0]);
+	if (me->stuck_on == SIM_S_wake)
+		me->stuck_on = SIM_S_mmap_lock;         /* spinning a little before it sleeps */
 	if (me->stuck_on == SIM_S_mailbox || me->stuck_on == SIM_S_cpu_state)
 		return &me->stack.part[SIM_IPI_WAIT];
 	return &me->stack.wait[me->stuck_on];
