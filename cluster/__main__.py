@@ -11,7 +11,7 @@ from typing import Any
 # One thread until the workers are forked: NumPy's linear algebra would start one per core, and is not needed.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-COMMANDS = ("run", "check", "replay", "doctor", "clean")
+COMMANDS = ("run", "check", "replay", "validate", "doctor", "clean")
 USAGE, ENVIRONMENT, INTERRUPTED = 2, 3, 130
 
 EXAMPLES = """examples:
@@ -22,9 +22,10 @@ EXAMPLES = """examples:
   shmm run --list                                   the workloads
   shmm check --all                                  every schedule of every scenario, up to two preemptions
   shmm check --mutants                              takes each protection away and sees what notices
+  shmm validate                                     published curves, recomputed: how far off is the simulator?
 
-exit status: 0 fine, 1 a violation was found or a worker died, 2 usage, 3 this environment cannot run it,
-130 interrupted (what was measured so far is printed and saved)
+exit status: 0 fine, 1 a violation was found, a worker died or a validation curve was missed, 2 usage,
+3 this environment cannot run it, 130 interrupted (what was measured so far is printed and saved)
 """
 
 
@@ -68,6 +69,7 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     run = add_command(commands, "run", "measure schemes on workloads (also without the word run)")
     check = add_command(commands, "check", "explore the schedules of a few operations")
     replay = add_command(commands, "replay", "run what a recorded program did")
+    validate = add_command(commands, "validate", "recompute published curves with the simulator")
     doctor = add_command(commands, "doctor", "check whether this machine can run it")
     doctor.set_defaults(handler=doctor_command)
     clean = add_command(commands, "clean", "remove what dead runs left in /dev/shm")
@@ -78,6 +80,8 @@ def build_parser(command: str) -> argparse.ArgumentParser:
         add_check(check)
     if command == "replay":
         add_replay(replay)
+    if command == "validate":
+        add_validate(validate)
     return parser
 
 
@@ -112,6 +116,14 @@ def add_replay(parser: argparse.ArgumentParser) -> None:
 
     replay.add_arguments(parser)
     parser.set_defaults(handler=replay.main)
+
+
+def add_validate(parser: argparse.ArgumentParser) -> None:
+    """The validate command."""
+    from shmm.cluster import validate
+
+    validate.add_arguments(parser)
+    parser.set_defaults(handler=validate.main)
 
 
 def run_command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -52,14 +52,18 @@ def test_the_wheel_holds_the_cluster_as_a_part_of_shmm(wheel, source):
     assert {"shmm/cluster/workloads/page_fault1.py", "shmm/cluster/machines/skylake-2x28.toml"} <= cluster
     assert cluster - set(wheel.namelist()) == set()
     assert "shmm/scenarios/fault_munmap.py" in wheel.namelist()
+    figures = {f"shmm/cluster/anchors/{path.name}" for path in (source / "cluster/anchors").glob("*.json")}
+    assert len(figures) >= 5 and figures - set(wheel.namelist()) == set()
     tops = {name.partition("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"shmm"}
 
 
 def test_the_wheel_holds_nothing_built_but_the_engines(wheel):
-    written = r".*\.(py|pyi|pyx|pxd|pxi|h)|shmm/py\.typed|shmm/cluster/machines/[\w-]+\.toml|.*\.dist-info/.*"
+    written = (r".*\.(py|pyi|pyx|pxd|pxi|h)|shmm/py\.typed|.*\.dist-info/.*|"
+               r"shmm/cluster/(machines/[\w-]+\.toml|anchors/(\w+\.json|README\.md))")
     built = [name for name in wheel.namelist() if not re.fullmatch(written, name)]
-    assert {name.split(".")[0] for name in built} == {"shmm/_fast", "shmm/_check"} and len(built) == 2, built
+    engines = {"shmm/_fast", "shmm/_check", "shmm/_sim"}
+    assert {name.split(".")[0] for name in built} == engines and len(built) == len(engines), built
 
 
 def test_another_engine_compiles_against_the_wheel(wheel, tmp_path):

@@ -88,9 +88,14 @@ static void slot_free(uint32_t slot)
 	sim.free_slot = slot;
 }
 
+/* The CPU that has the line alone. */
+static inline sim_cpu_t *line_owner(const line_t *l) { return &sim.cpu[(l->owner & ~LINE_WANTED) - 1]; }
+
+static inline int line_alone(const line_t *l) { return (l->owner & ~LINE_WANTED) == sim.tag; }
+
 static inline int line_mine(const line_t *l)
 {
-	return l->owner == sim.tag || (l->owner & LINE_SHARED && slot_has(l->owner & ~LINE_SHARED, sim.id));
+	return line_alone(l) || (l->owner & LINE_SHARED && slot_has(l->owner & ~LINE_SHARED, sim.id));
 }
 
 /* ---- crowds: who queues for a line, who spins on it -----------------------------------------------------------*/
@@ -122,26 +127,48 @@ static void line_disperse(line_t *l)
 	}
 }
 
-/* The line is free for whoever queues for it: draws one, takes it out of the queue. */
+/* When a CPU may have the line.  Readers follow each other closer than a transfer takes, as the data are on their way to
+ * several at once; a writer waits until all have theirs. */
+static inline ps_t line_free_at(const line_t *l, int writes)
+{
+	uint32_t lead = sim.cost.socket > sim.cost.reader ? sim.cost.socket - sim.cost.reader : 0;
+
+	return writes || !(l->owner & LINE_SHARED) || l->busy < lead ? l->busy : l->busy - lead;
+}
+
+/* The line is free for the first who queues for it: draws one of the first few, takes it out of the queue.  While only
+ * readers may have it, only readers are drawn. */
 static uint32_t line_grant(uint32_t line)
 {
 	crowd_t *crowd = &sim.crowd[sim.line[line].crowd];
-	uint32_t among = 0, at, before = 0;
+	uint32_t readers = !sim.cpu[crowd->head - 1].writes, among = 0, seen = 0, at, before = 0, chosen, previous = 0;
 
-	for (at = crowd->head; at && among < SIM_DRAWN_AMONG; at = sim.cpu[at - 1].queue_next)
-		among++;
-	at = crowd->head;
-	for (uint32_t skip = among > 1 ? sim_random(&sim.rng, among) : 0; skip; skip--) {
-		before = at;
-		at = sim.cpu[at - 1].queue_next;
+	for (at = crowd->head; at && seen < SIM_DRAWN_AMONG; at = sim.cpu[at - 1].queue_next, seen++)
+		among += !(readers && sim.cpu[at - 1].writes);
+	among = among > 1 ? sim_random(&sim.rng, among) : 0;
+	for (at = chosen = crowd->head; at; before = at, at = sim.cpu[at - 1].queue_next) {
+		if (readers && sim.cpu[at - 1].writes)
+			continue;
+		chosen = at;
+		previous = before;
+		if (among-- == 0)
+			break;
 	}
-	if (before)
-		sim.cpu[before - 1].queue_next = sim.cpu[at - 1].queue_next;
+	if (previous)
+		sim.cpu[previous - 1].queue_next = sim.cpu[chosen - 1].queue_next;
 	else
-		crowd->head = sim.cpu[at - 1].queue_next;
-	if (crowd->tail == at)
-		crowd->tail = before;
-	return at - 1;
+		crowd->head = sim.cpu[chosen - 1].queue_next;
+	if (crowd->tail == chosen)
+		crowd->tail = previous;
+	return chosen - 1;
+}
+
+/* Somebody queues for the line: its owner's own accesses are not quick any more, for they must not run ahead of the moment
+ * at which it loses the line. */
+static inline void line_want(line_t *l)
+{
+	if (l->owner && !(l->owner & LINE_SHARED))
+		l->owner |= LINE_WANTED;
 }
 
 /* Once the line's next free moment is known, somebody of the queue is in the tree for it. */
@@ -150,13 +177,14 @@ static void line_call_next(line_t *l)
 	if (l->crowd && sim.crowd[l->crowd].head) {
 		uint32_t cpu = sim.crowd[l->crowd].head - 1;
 
-		tree_set(cpu, sim_key(l->busy, cpu));
+		line_want(l);
+		tree_set(cpu, sim_key(line_free_at(l, sim.cpu[cpu].writes), cpu));
 	} else
 		line_disperse(l);
 }
 
 /* Waits in the queue.  On return the line is free and it is this CPU's turn: it must take it at once. */
-static void line_queue(uint32_t line)
+static void line_queue(uint32_t line, int writes)
 {
 	line_t *l = &sim.line[line];
 	crowd_t *crowd = line_crowd(l);
@@ -164,6 +192,7 @@ static void line_queue(uint32_t line)
 	int alone = !crowd->head;
 
 	me->line = line;
+	me->writes = (uint8_t)writes;
 	me->queue_next = 0;
 	if (alone)
 		crowd->head = sim.tag;
@@ -171,7 +200,8 @@ static void line_queue(uint32_t line)
 		sim.cpu[crowd->tail - 1].queue_next = sim.tag;
 	crowd->tail = sim.tag;
 	me->stuck_on = sim_structure_of(line);
-	sim_block(SIM_QUEUED, alone ? l->busy : SIM_NEVER, &me->stack.transfer[me->stuck_on]);
+	line_want(l);
+	sim_block(SIM_QUEUED, alone ? line_free_at(l, writes) : SIM_NEVER, &me->stack.transfer[me->stuck_on]);
 }
 
 /* The line changes: whoever spins on it looks again, at this time. */
@@ -241,14 +271,14 @@ static void line_read(uint32_t line)
 		cost = transfer_from_sharers(slot);
 		slot_add(slot, sim.me);
 	} else {
-		cost = transfer_from(&sim.cpu[l->owner - 1]);
+		cost = transfer_from(line_owner(l));
 		slot = slot_new();
-		slot_add(slot, &sim.cpu[l->owner - 1]);
+		slot_add(slot, line_owner(l));
 		slot_add(slot, sim.me);
 		l->owner = LINE_SHARED | slot;
 	}
-	/* readers of one socket are served one close after the other; a line that crosses is busy all the way */
-	l->busy = sim.clock + (cost > sim.cost.socket ? cost : cost < sim.cost.reader ? cost : sim.cost.reader);
+	if (l->busy < sim.clock + cost)
+		l->busy = sim.clock + cost;
 	sim.clock += cost;
 	sim.me->stack.transfer[sim_structure_of(line)] += cost;
 	line_call_next(l);
@@ -266,7 +296,7 @@ static uint32_t line_write(uint32_t line)
 		cost = invalidation(l->owner & ~LINE_SHARED);
 		slot_free(l->owner & ~LINE_SHARED);
 	} else
-		cost = transfer_from(&sim.cpu[l->owner - 1]);
+		cost = transfer_from(line_owner(l));
 	l->owner = sim.tag;
 	l->busy = sim.clock + cost + sim.cost.retention;
 	line_wake_watchers(l, sim.clock + cost);

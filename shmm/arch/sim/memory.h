@@ -51,13 +51,19 @@ static uint64_t host_load(const void *p, uint32_t size)
 	return size == 4 ? __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE) : *(const uint8_t *)p;
 }
 
+/* Whether the CPU may use what it has: a line that others queue for it has only in the order of time. */
+static inline int line_usable(const line_t *l, int mine)
+{
+	return mine && !(!(l->owner & LINE_SHARED) && l->owner & LINE_WANTED && tree_first() < sim_key(sim.clock, sim.id));
+}
+
 /* The line is not this CPU's, and all that is earlier is over: its turn in the queue, if there is one. */
-static inline void line_await(uint32_t line)
+static inline void line_await(uint32_t line, int writes)
 {
 	line_t *l = &sim.line[line];
 
-	if (l->busy > sim.clock || (l->crowd && sim.crowd[l->crowd].head))
-		line_queue(line);
+	if (line_free_at(l, writes) > sim.clock || (l->crowd && sim.crowd[l->crowd].head))
+		line_queue(line, writes);
 }
 
 /* Makes the line readable for this CPU. */
@@ -66,11 +72,11 @@ static void sim_get_for_reading(uint32_t line)
 	line_t *l = &sim.line[line];
 
 	sim_checkpoint();
-	if (line_mine(l))
+	if (line_usable(l, line_mine(l)))
 		return;
 	sim_exact();
 	if (!line_mine(l)) {
-		line_await(line);
+		line_await(line, 0);
 		line_read(line);
 	}
 }
@@ -81,12 +87,12 @@ static uint32_t sim_get_for_writing(uint32_t line)
 	line_t *l = &sim.line[line];
 
 	sim_checkpoint();
-	if (l->owner == sim.tag)
+	if (line_usable(l, line_alone(l)))
 		return 0;
 	sim_exact();
-	if (l->owner == sim.tag)
+	if (line_alone(l))
 		return 0;
-	line_await(line);
+	line_await(line, 1);
 	return line_write(line);
 }
 
@@ -97,7 +103,7 @@ SIM_CALL uint64_t sim_load_slow(const void *p, uint32_t size)
 	if (!sim.on)
 		return host_load(p, size);
 	sim.accesses++;
-	if (sim.clock < sim.limit && line_mine(&sim.line[line])) {
+	if (sim.clock < sim.limit && line_usable(&sim.line[line], line_mine(&sim.line[line]))) {
 		sim.clock += sim.hit;
 		return host_load(p, size);
 	}

@@ -64,7 +64,7 @@ typedef struct {
 	uint32_t hit, rmw, fence;               /* scaled by its slowdown */
 	uint32_t slowdown;                      /* 1/1024 */
 	uint16_t id, core, cluster, socket;
-	uint8_t mode, irq_masked, tracking, nseen;
+	uint8_t mode, irq_masked, tracking, nseen, writes;      /* QUEUED to write */
 	uint32_t seen[SIM_WATCH];               /* lines that a spin loop's last turn looked at */
 	uint32_t watch_next[SIM_WATCH];         /* in the line's list of watchers: cpu * SIM_WATCH + k + 1 */
 	uint32_t line;                          /* QUEUED for this line, in a list through */
@@ -81,11 +81,13 @@ typedef struct {
 
 /* One line of memory in the directory. */
 typedef struct {
-	ps_t busy;                              /* nobody gets it before */
-	uint32_t owner;                         /* cpu + 1 alone; LINE_SHARED | slot: these may read it; 0: memory has it */
+	ps_t busy;                              /* nobody gets it before, but see line_free_at */
+	uint32_t owner;                         /* cpu + 1 alone, LINE_WANTED set while others queue for it; LINE_SHARED |
+						 * slot: these may read it; 0: memory has it */
 	uint32_t crowd;                         /* who queues for it or watches it: a crowd_t, or 0 */
 } line_t;
 #define LINE_SHARED 0x80000000u
+#define LINE_WANTED 0x40000000u
 
 typedef struct { uint32_t head, tail, watchers, next; } crowd_t;
 
