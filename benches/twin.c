@@ -5,7 +5,7 @@
  * test_twin.py runs both in turn on one segment (the invariants hold after either) and compares nanoseconds; it is not
  * part of the product, and the only file outside shmm/arch that touches shared cells directly.
  *
- * Not covered, because the measured path never meets it: LRU and zone contention, retries, other mappings.
+ * Not covered, because the measured path never meets it: LRU and zone contention, retries, other mappings, other nodes.
  */
 #include "layout.h"
 
@@ -105,20 +105,20 @@ static inline uint32_t vma_at(vcpu_t *c, mm_t *mm, uint64_t addr)
 static inline uint32_t new_frame(vcpu_t *c, cpu_t *me)
 {
 	uint32_t pfn = me->pcp_head.v;
-	seg_t *g = c->g;
+	pool_t *zone = &c->g->node[c->node].zone;
 	if (!pfn) {
 		uint32_t last, n = 1;
-		while (!__sync_bool_compare_and_swap(&g->zone.lock.v, 0, c->id + 1))
+		while (!__sync_bool_compare_and_swap(&zone->lock.v, 0, c->id + 1))
 			;
-		pfn = last = g->zone.head.v;
+		pfn = last = zone->head.v;
 		while (n < SHMM_PCP_BATCH && c->frames[last].next.v)
 			last = c->frames[last].next.v, n++;
-		g->zone.head.v = c->frames[last].next.v;
-		g->zone.free.v -= n;
+		zone->head.v = c->frames[last].next.v;
+		zone->free.v -= n;
 		c->frames[last].next.v = 0;
 		me->pcp_head.v = pfn;
 		me->pcp_count.v = n;
-		REL(&g->zone.lock, 0);
+		REL(&zone->lock, 0);
 	}
 	me->pcp_head.v = c->frames[pfn].next.v;
 	me->pcp_count.v--;
@@ -131,30 +131,30 @@ static inline uint32_t new_frame(vcpu_t *c, cpu_t *me)
 
 static inline void to_lru(vcpu_t *c, cpu_t *me, uint32_t pfn)
 {
-	seg_t *g = c->g;
+	node_t *node = &c->g->node[c->node];
 	uint32_t n = me->lru_count.v;
 	me->lru_frame[n].v = pfn;
 	me->lru_gen[n].v = c->frames[pfn].gen.v;
 	me->lru_count.v = ++n;
 	if (n < SHMM_LRU_BATCH)
 		return;
-	while (!__sync_bool_compare_and_swap(&g->lru_lock.v, 0, c->id + 1))
+	while (!__sync_bool_compare_and_swap(&node->lru_lock.v, 0, c->id + 1))
 		;
 	for (uint32_t i = 0; i < n; i++) {
 		frame_t *f = c->frames + me->lru_frame[i].v;
 		if (f->gen.v != me->lru_gen[i].v || f->on_lru.v)
 			continue;
 		f->lru_prev.v = 0;
-		f->lru_next.v = g->lru_head.v;
-		if (g->lru_head.v)
-			c->frames[g->lru_head.v].lru_prev.v = me->lru_frame[i].v;
+		f->lru_next.v = node->lru_head.v;
+		if (node->lru_head.v)
+			c->frames[node->lru_head.v].lru_prev.v = me->lru_frame[i].v;
 		else
-			g->lru_tail.v = me->lru_frame[i].v;
-		g->lru_head.v = me->lru_frame[i].v;
+			node->lru_tail.v = me->lru_frame[i].v;
+		node->lru_head.v = me->lru_frame[i].v;
 		f->on_lru.v = 1;
-		g->lru_pages.v++;
+		node->lru_pages.v++;
 	}
-	REL(&g->lru_lock, 0);
+	REL(&node->lru_lock, 0);
 	me->lru_count.v = 0;
 }
 

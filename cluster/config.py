@@ -59,7 +59,7 @@ class Config:
         return {"scheme": self.scheme, "walk": self.walk, "table_free": self.table_free, "ipi": self.ipi,
                 "force_speculation": self.force_speculation, "zero": self.zero, "paranoid": self.paranoid}
 
-    def segment_policy(self, shared_core: bool) -> dict[str, str | int | bool]:
+    def segment_policy(self, shared_core: bool) -> dict[str, Any]:
         """The same, as Segment.create takes it."""
         return {"scheme": self.scheme, "walk": self.walk, "table_free": self.table_free, "ipi": self.ipi,
                 "force_speculation": self.force_speculation, "zeroing": self.zero,

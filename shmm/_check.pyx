@@ -4,7 +4,7 @@ from libc.stdio cimport snprintf
 
 from shmm.arch.arch cimport a64
 from shmm.exec.interpreter cimport RUN_FAILED, run_t
-from shmm.layout cimport mm_t
+from shmm.layout cimport mm_t, node_t
 from shmm.mm.file cimport find_page
 from shmm.mm.frame cimport frame_bytes
 from shmm.mm.invariants cimport check_I3
@@ -136,6 +136,7 @@ cdef u32 lock_rank(u32 offset) noexcept nogil:
     cdef vcpu_t *c = &vcpus[0]
     cdef const char *at = <const char *> c.g + offset
     cdef mm_t *mm
+    cdef node_t *node
     if at >= <const char *> c.frames:
         return 4 | SPINS                                    # ptl
     if at >= <const char *> c.mms and at < <const char *> &c.mms[c.g.nmm]:
@@ -145,8 +146,9 @@ cdef u32 lock_rank(u32 offset) noexcept nogil:
         if at == <const char *> &mm.mmap_lock.wait_lock:
             return 7 | SPINS | ALONE
         return 3 | SPINS if at == <const char *> &mm.page_table_lock else 2     # else notifier_lock
-    if at == <const char *> &c.g.lru_lock:
-        return 5 | SPINS
+    if <const char *> c.g.node <= at < <const char *> &c.g.node[c.g.nnode]:
+        node = &c.g.node[(at - <const char *> c.g.node) // <i64> sizeof(node_t)]
+        return 5 | SPINS if at == <const char *> &node.lru_lock else 6 | SPINS      # else its zone's
     return 8 | SPINS if at == <const char *> &c.g.rcu_lock else 6 | SPINS
 
 

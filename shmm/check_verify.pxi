@@ -136,7 +136,7 @@ cdef bint breaks_invariant(vcpu_t *c) noexcept nogil:
             or say_breach(check_I2_I4(c, scratch_refs, &b), &b) or say_breach(check_I5(c, &b), &b)):
         return True
     memset(scratch_refs, 0, c.g.nanon * sizeof(u32))
-    return say_breach(check_I4_anon(c, scratch_refs, &b), &b)
+    return say_breach(check_I4_anon(c, scratch_refs, &b), &b) or say_breach(check_I4_lists(c, &b), &b)
 
 
 cdef int verify(int finished) noexcept nogil:

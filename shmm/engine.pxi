@@ -17,9 +17,10 @@ from shmm.layout cimport seg_t, vcpu_t, vcpu_bind
 from shmm.mm.boot cimport segment_format, segment_layout
 from shmm.mm.call_rcu cimport rcu_barrier
 from shmm.mm.file cimport file_free_pages, file_new
-from shmm.mm.frame cimport zone_drain
+from shmm.mm.frame cimport drain_frames
 from shmm.mm.invariants cimport (
-    breach_t, check_I1, check_I2_I4, check_I3, check_I4_anon, check_I5, check_I6, frames_in_use as count_frames,
+    breach_t, check_I1, check_I2_I4, check_I3, check_I4_anon, check_I4_lists, check_I5, check_I6,
+    frames_in_use as count_frames,
 )
 from shmm.mm.irq cimport irq_handle_pending, kernel_enter, kernel_exit, sleep_begin, sleep_end
 from shmm.mm.lru cimport lru_add_drain
@@ -44,7 +45,7 @@ cdef extern from "layout_fields.h" nogil:
 
 GEOMETRY = ("ncpu", "nmm", "nvma", "nanon", "nfile", "ncache", "nframe", "ninsn")
 POLICY = ("scheme", "walk_policy", "table_free_policy", "ipi_policy", "force_speculation", "zeroing", "paranoid",
-          "fault_around", "shared_core", "rcu_poll_every")
+          "fault_around", "shared_core", "rcu_poll_every", "nnode")
 
 
 def layout_fields():
@@ -80,7 +81,8 @@ def constants():
     return {
         "MAGIC": L.SHMM_MAGIC, "VERSION": L.SHMM_VERSION, "PAGE_SIZE": L.SHMM_PAGE_SIZE,
         "TASK_SIZE": L.SHMM_TASK_SIZE, "MMAP_BASE": L.SHMM_MMAP_BASE, "BRK_BASE": L.SHMM_BRK_BASE,
-        "MAX_CPU": L.SHMM_MAX_CPU, "MAX_MM": L.SHMM_MAX_MM, "PCP_HIGH": L.SHMM_PCP_HIGH,
+        "MAX_CPU": L.SHMM_MAX_CPU, "MAX_MM": L.SHMM_MAX_MM, "MAX_NODE": L.SHMM_MAX_NODE,
+        "PCP_HIGH": L.SHMM_PCP_HIGH,
         "HIST_BUCKETS": L.SHMM_HIST_BUCKETS, "VMA_POISON": L.SHMM_VMA_POISON,
         "SIGBUS": L.SHMM_SIGBUS, "STOPPED": L.SHMM_STOPPED,
         "IRQ_OFF": L.SHMM_IRQ_OFF, "KERNEL": L.SHMM_KERNEL, "ASLEEP": L.SHMM_ASLEEP,
@@ -93,11 +95,14 @@ def constants():
 
 cdef int fill_header(seg_t *g, geometry, policy) except -1:
     cdef dict p = {"scheme": 0, "walk_policy": 0, "table_free_policy": 0, "ipi_policy": 0, "force_speculation": 0,
-                   "zeroing": 1, "paranoid": 0, "fault_around": 16, "shared_core": 0, "rcu_poll_every": 64}
+                   "zeroing": 1, "paranoid": 0, "fault_around": 16, "shared_core": 0, "rcu_poll_every": 64,
+                   "nnode": 1, "cpu_node": b""}
     p.update(policy)
     (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn) = [geometry[k] for k in GEOMETRY]
     (g.scheme, g.walk_policy, g.table_free_policy, g.ipi_policy, g.force_speculation, g.zeroing, g.paranoid,
-     g.fault_around, g.shared_core, g.rcu_poll_every) = [p[k] for k in POLICY]
+     g.fault_around, g.shared_core, g.rcu_poll_every, g.nnode) = [p[k] for k in POLICY]
+    for cpu, node in enumerate(p["cpu_node"]):
+        g.cpu_node[cpu] = node
     segment_layout(g)
     return 0
 
@@ -111,7 +116,8 @@ def segment_size(geometry):
 
 
 def segment_create(uintptr_t address, geometry, policy, u64 abi, u32 pid, u64 start):
-    """Formats the zeroed mapping at address; the magic is written last.  policy: a dict with POLICY's keys."""
+    """Formats the zeroed mapping at address; the magic is written last.  policy: a dict with POLICY's keys
+    and cpu_node, the node of each CPU as bytes; what is missing has a default."""
     cdef seg_t *g = <seg_t *> address
     fill_header(g, geometry, policy)
     g.abi, g.version, g.creator_pid, g.creator_start = abi, L.SHMM_VERSION, pid, start
@@ -284,8 +290,7 @@ def settle(uintptr_t address):
             file_free_pages(&cpu.c, i)
     for i in range(g.ncpu):
         cpu = Cpu(address, i)
-        if get32(&cpu.c.me.pcp_count):
-            zone_drain(&cpu.c, get32(&cpu.c.me.pcp_count))
+        drain_frames(&cpu.c)
         if get32(&cpu.c.me.vma_count):
             vma_pool_drain(&cpu.c, get32(&cpu.c.me.vma_count))
 
@@ -321,6 +326,8 @@ def check(uintptr_t address):
     memset(&b, 0, sizeof(b))
     memset(refs, 0, cpu.c.g.nanon * sizeof(u32))
     out += tell(check_I4_anon(&cpu.c, refs, &b), &b)
+    memset(&b, 0, sizeof(b))
+    out += tell(check_I4_lists(&cpu.c, &b), &b)
     memset(&b, 0, sizeof(b))
     out += tell(check_I3(&cpu.c, &b), &b)
     memset(&b, 0, sizeof(b))

@@ -1,6 +1,6 @@
 /* What lies in shared memory: this file alone defines it.
  *
- *     +-----------+ 0            seg_t: magic, ABI hash, geometry, policies, run control, zone, LRU, RCU
+ *     +-----------+ 0            seg_t: magic, ABI hash, geometry, policies, run control, nodes, pools, RCU
  *     | seg_t     |
  *     +-----------+ cpu_off      cpu_t[ncpu]     one per emulated CPU: state word, mailbox, TLB, counters
  *     | cpus      |
@@ -34,7 +34,8 @@
  *       no translation outlives the munmap that returned.  (Looked at when it is used, under --paranoid; a breach
  *       is counted in `violations`.)
  *   I4  Frames are conserved: in use + free = all; what is in use is a page, a page table or page cache, and
- *       after the last exit nothing is in use that was not before.  An anon_vma's count is the number of VMAs
+ *       after the last exit nothing is in use that was not before.  A free frame is in exactly one list, and
+ *       free lists and LRU lists hold frames of their node only.  An anon_vma's count is the number of VMAs
  *       that point to it.
  *   I5  Counters add up: speculative attempts = successes + aborts, aborts = the sum of the named aborts,
  *       frames allocated - freed = frames in use.
@@ -148,6 +149,14 @@ typedef struct {
 	a64 free;                                  /* written under lock, read as a hint */
 } pool_t;
 
+/* One memory node: the frames of one range (mm/frame.pxd), and the LRU list of those in use (mm/lru.pxd). */
+typedef struct {
+	pool_t zone;                               /* taken in batches */
+	_Alignas(64) a32 lru_lock;                 /* spinlock */
+	p32 lru_head, lru_tail;                    /* under lru_lock, as lru_pages */
+	p64 lru_pages;
+} node_t;
+
 typedef struct {
 	p64 tag;                                   /* generation << 36 | virtual page number; 0: empty */
 	p64 pte;                                   /* the PTE; bits 52..62: the frame's generation (I3) */
@@ -175,7 +184,7 @@ typedef struct {
 	/* owner only, from here to the RCU snapshot */
 	_Alignas(64) p32 irq_depth;
 	p32 rcu_depth;
-	p32 pcp_head, pcp_count;                   /* per-CPU frame list */
+	p32 pcp_head, pcp_count;                   /* per-CPU frame list, of this CPU's node */
 	p32 vma_head, vma_count;                   /* per-CPU VMA cache */
 	p32 lru_count;
 	p32 charge_stock;                          /* memcg charge already taken, in pages */
@@ -189,6 +198,7 @@ typedef struct {
 	p32 asid_mm[SHMM_ASIDS + 2];               /* mm + 1, 0: free slot */
 	p64 asid_gen[SHMM_ASIDS];
 	p32 asid_current, asid_victim;
+	p32 foreign_head, foreign_count;           /* free frames of one other node */
 
 	/* owner only: RCU callbacks, two lists linked through rcu_next: waiting for rcu_target, and newer */
 	_Alignas(64) p32 rcu_wait_head;
@@ -286,8 +296,8 @@ typedef struct {
 	a32 exclusive;                             /* an anonymous page that only one mm can map */
 	a32 ptl;                                   /* a table's spinlock; type-stable with the frame */
 	p32 next;                                  /* free list, RCU list or gather list: one at a time */
-	p32 lru_prev, lru_next;                    /* under seg_t.lru_lock */
-	p32 on_lru;                                /* under seg_t.lru_lock */
+	p32 lru_prev, lru_next;                    /* under its node's lru_lock */
+	p32 on_lru;                                /* under its node's lru_lock */
 	p32 level;                                 /* a table's level: 4 pgd .. 1 pte */
 } frame_t;
 enum { SHMM_FRAME_FREE = 0, SHMM_FRAME_ANON, SHMM_FRAME_FILE, SHMM_FRAME_TABLE, SHMM_FRAME_ZERO };
@@ -296,7 +306,7 @@ enum { SHMM_FRAME_FREE = 0, SHMM_FRAME_ANON, SHMM_FRAME_FILE, SHMM_FRAME_TABLE, 
 typedef struct {
 	/* written before any CPU starts, constant afterwards: read without the door */
 	uint64_t magic, abi, size;
-	uint32_t version, ncpu, nmm, nvma, nanon, nfile, ncache, nframe, ninsn;
+	uint32_t version, ncpu, nmm, nvma, nanon, nfile, ncache, nframe, ninsn, nnode;
 	uint64_t cpu_off, mm_off, vma_off, anon_off, file_off, cache_off, frame_off;
 	uint64_t program_off, result_off, memory_off;
 	uint32_t scheme, walk_policy, table_free_policy, ipi_policy;
@@ -305,6 +315,7 @@ typedef struct {
 	uint32_t rcu_poll_every;                   /* of so many polls for RCU, one looks at every CPU's state */
 	uint32_t creator_pid;
 	uint64_t creator_start;
+	uint8_t cpu_node[SHMM_MAX_CPU];            /* of memory; of a frame: frame_node (mm/frame.pxd) */
 
 	/* run control: written by the launcher and at barriers */
 	_Alignas(64) a32 stop;                     /* polled by every loop of a program */
@@ -317,17 +328,12 @@ typedef struct {
 	_Alignas(64) a64 clock_since;              /* CLOCK: since when it runs, now_ns; 0: it stands still */
 	a64 clock_ns;                              /* how long it has run before */
 
-	/* the zone and the pools: taken in batches */
-	pool_t zone;
-	pool_t vma_pool;
+	node_t node[SHMM_MAX_NODE];
+	pool_t vma_pool;                           /* taken in batches */
 	pool_t anon_pool;
 	_Alignas(64) a32 cache_lock;               /* spinlock: gives files their slots */
 	p32 files_used;
 	p64 cache_used;
-
-	_Alignas(64) a32 lru_lock;                 /* spinlock of the node's LRU list */
-	p32 lru_head, lru_tail;
-	p64 lru_pages;
 	_Alignas(64) a64 charged;                  /* memcg usage, pages, stocks included */
 
 	_Alignas(64) a64 rcu_seq;                  /* odd: a grace period is in progress */
@@ -350,7 +356,7 @@ typedef struct {
 	uint8_t *memory;
 	uint32_t *gather;                          /* scratch of one mmu_gather */
 	uint32_t gather_size;
-	uint32_t id;
+	uint32_t id, node;
 	uint32_t soft_irq;                         /* the signal delivery is in force */
 } vcpu_t;
 
@@ -359,6 +365,7 @@ _Static_assert(sizeof(frame_t) == 64, "one line per frame, as struct page");
 _Static_assert(offsetof(mm_t, mmap_seq) < 64, "mmap_seq shares the mmap_lock's line, as in the patch");
 _Static_assert(offsetof(cpu_t, ipi_req) % 64 == 0, "the mailbox has its own line");
 _Static_assert(sizeof(cpu_t) % 128 == 0, "CPUs do not share lines, nor adjacent-line prefetches");
+_Static_assert(sizeof(node_t) == 128, "a node is two lines: its zone, and its LRU list");
 _Static_assert(sizeof(tlb_entry_t) == 16, "four TLB ways are one line");
 
 /* ---- from a base address to the parts ---------------------------------------------------------------------*/
@@ -382,6 +389,10 @@ static inline void vcpu_bind(vcpu_t *c, void *base, uint32_t id, uint32_t *gathe
 	c->gather = gather;
 	c->gather_size = gather_size;
 	c->id = id;
+	c->node = g->cpu_node[id];
 	c->soft_irq = g->ipi_policy == SHMM_IPI_SIGNAL;
 }
+
+/* Said to be improbable, so that what only several nodes need stays out of the code that one node executes. */
+#define several_nodes(c) __builtin_expect_with_probability((c)->g->nnode > 1, 0, 1.0)
 #endif

@@ -24,6 +24,7 @@ cdef extern from "layout.h" nogil:
     const u64 SHMM_PTE_PFN
     const u64 SHMM_MAX_CPU
     const u64 SHMM_MAX_MM
+    const u64 SHMM_MAX_NODE
     const u64 SHMM_MAX_MAP_COUNT
     const u64 SHMM_TLB_L1_SETS
     const u64 SHMM_TLB_L1_WAYS
@@ -33,6 +34,7 @@ cdef extern from "layout.h" nogil:
     const u64 SHMM_PCP_BATCH
     const u64 SHMM_PCP_HIGH
     const u64 SHMM_LRU_BATCH
+    const u64 SHMM_SWAP_CLUSTER_MAX
     const u64 SHMM_RSS_BATCH
     const u64 SHMM_CHARGE_BATCH
     const u64 SHMM_VMA_BATCH
@@ -94,6 +96,11 @@ cdef extern from "layout.h" nogil:
         a32 lock
         p32 head
         a64 free
+    ctypedef struct node_t:
+        pool_t zone
+        a32 lru_lock
+        p32 lru_head, lru_tail
+        p64 lru_pages
     ctypedef struct tlb_entry_t:
         p64 tag
         p64 pte
@@ -129,6 +136,7 @@ cdef extern from "layout.h" nogil:
         p64 asid_gen[1]
         p32 asid_current
         p32 asid_victim
+        p32 foreign_head, foreign_count
         p32 rcu_wait_head
         p32 rcu_next_head
         p64 rcu_target
@@ -215,7 +223,7 @@ cdef extern from "layout.h" nogil:
         u32 nfile
         u32 ncache
         u32 nframe
-        u32 ninsn
+        u32 ninsn, nnode
         u64 cpu_off
         u64 mm_off
         u64 vma_off
@@ -238,6 +246,7 @@ cdef extern from "layout.h" nogil:
         u32 rcu_poll_every
         u32 creator_pid
         u64 creator_start
+        u8 cpu_node[1]
         a32 stop
         a32 ready
         a32 finished
@@ -247,16 +256,12 @@ cdef extern from "layout.h" nogil:
         a64 turn
         a64 clock_since
         a64 clock_ns
-        pool_t zone
+        node_t node[1]
         pool_t vma_pool
         pool_t anon_pool
         a32 cache_lock
         p32 files_used
         p64 cache_used
-        a32 lru_lock
-        p32 lru_head
-        p32 lru_tail
-        p64 lru_pages
         a64 charged
         a64 rcu_seq
         a32 rcu_lock
@@ -284,7 +289,8 @@ cdef extern from "layout.h" nogil:
         u32 *gather
         u32 gather_size
         u32 soft_irq
-        u32 id
+        u32 id, node
+    bint several_nodes(const vcpu_t*) noexcept
     void vcpu_bind(vcpu_t*, void* base, u32 id, u32* gather, u32 gather_size) noexcept
 
 cdef extern from "program.h" nogil:

@@ -14,10 +14,10 @@ typedef struct {
 
 #define FIELD(s, f) { #s, #f, offsetof(s, f), sizeof(((s *)0)->f), \
 	_Generic(((s *)0)->f, a32: 4, p32: 4, uint32_t: 4, a64: 8, p64: 8, uint64_t: 8, int64_t: 8, uint16_t: 2, \
-		 uint8_t: 1, a32 *: 4, p32 *: 4, a64 *: 8, p64 *: 8, default: 0), \
+		 uint8_t: 1, uint8_t *: 1, a32 *: 4, p32 *: 4, a64 *: 8, p64 *: 8, default: 0), \
 	_Generic(((s *)0)->f, int64_t: 1, default: 0), \
 	_Generic(((s *)0)->f, rwsem_t: "rwsem_t", percpu_rwsem_t: "percpu_rwsem_t", pool_t: "pool_t", \
-		 tlb_entry_t *: "tlb_entry_t", default: (const char *)0) },
+		 node_t *: "node_t", tlb_entry_t *: "tlb_entry_t", default: (const char *)0) },
 
 static const char *const shmm_counter_names[] = {
 #define X(name) #name,
@@ -33,9 +33,9 @@ static const char *const shmm_op_names[] = {
 
 static const struct { const char *name; size_t size; } shmm_structs[] = {
 #define STRUCTURE(s) { #s, sizeof(s) },
-	STRUCTURE(rwsem_t) STRUCTURE(percpu_rwsem_t) STRUCTURE(pool_t) STRUCTURE(tlb_entry_t) STRUCTURE(cpu_t)
-	STRUCTURE(mm_t) STRUCTURE(vma_t) STRUCTURE(anon_vma_t) STRUCTURE(file_t) STRUCTURE(frame_t) STRUCTURE(seg_t)
-	STRUCTURE(shmm_insn_t)
+	STRUCTURE(rwsem_t) STRUCTURE(percpu_rwsem_t) STRUCTURE(pool_t) STRUCTURE(node_t) STRUCTURE(tlb_entry_t)
+	STRUCTURE(cpu_t) STRUCTURE(mm_t) STRUCTURE(vma_t) STRUCTURE(anon_vma_t) STRUCTURE(file_t) STRUCTURE(frame_t)
+	STRUCTURE(seg_t) STRUCTURE(shmm_insn_t)
 };
 static const size_t shmm_nstructs = sizeof shmm_structs / sizeof shmm_structs[0];
 
@@ -48,6 +48,9 @@ static const shmm_field_t shmm_fields[] = {
 
 	FIELD(pool_t, lock) FIELD(pool_t, head) FIELD(pool_t, free)
 
+	FIELD(node_t, zone) FIELD(node_t, lru_lock) FIELD(node_t, lru_head) FIELD(node_t, lru_tail)
+	FIELD(node_t, lru_pages)
+
 	FIELD(tlb_entry_t, tag) FIELD(tlb_entry_t, pte)
 
 	FIELD(cpu_t, state) FIELD(cpu_t, mm) FIELD(cpu_t, doing) FIELD(cpu_t, doing_addr) FIELD(cpu_t, host_pid)
@@ -57,8 +60,8 @@ static const shmm_field_t shmm_fields[] = {
 	FIELD(cpu_t, lru_count) FIELD(cpu_t, charge_stock) FIELD(cpu_t, rss_anon) FIELD(cpu_t, rss_file)
 	FIELD(cpu_t, rng) FIELD(cpu_t, tlb_gen) FIELD(cpu_t, tlb_victim) FIELD(cpu_t, poll_count)
 	FIELD(cpu_t, lru_frame) FIELD(cpu_t, lru_gen) FIELD(cpu_t, asid_mm) FIELD(cpu_t, asid_gen) FIELD(cpu_t, asid_current)
-	FIELD(cpu_t, asid_victim) FIELD(cpu_t, rcu_wait_head) 
-	FIELD(cpu_t, rcu_next_head) FIELD(cpu_t, rcu_target)
+	FIELD(cpu_t, asid_victim) FIELD(cpu_t, foreign_head) FIELD(cpu_t, foreign_count)
+	FIELD(cpu_t, rcu_wait_head) FIELD(cpu_t, rcu_next_head) FIELD(cpu_t, rcu_target)
 	FIELD(cpu_t, rcu_wait_count) FIELD(cpu_t, rcu_next_count) FIELD(cpu_t, rcu_snapshot) FIELD(cpu_t, rcu_done)
 	FIELD(cpu_t, percpu_readers) FIELD(cpu_t, counter) FIELD(cpu_t, shootdown_hist) FIELD(cpu_t, failed_pc)
 	FIELD(cpu_t, failed_result) FIELD(cpu_t, failed_expect) FIELD(cpu_t, program_first)
@@ -85,18 +88,17 @@ static const shmm_field_t shmm_fields[] = {
 
 	FIELD(seg_t, magic) FIELD(seg_t, abi) FIELD(seg_t, size) FIELD(seg_t, version) FIELD(seg_t, ncpu)
 	FIELD(seg_t, nmm) FIELD(seg_t, nvma) FIELD(seg_t, nanon) FIELD(seg_t, nfile) FIELD(seg_t, ncache)
-	FIELD(seg_t, nframe) FIELD(seg_t, ninsn) FIELD(seg_t, cpu_off) FIELD(seg_t, mm_off) FIELD(seg_t, vma_off)
-	FIELD(seg_t, anon_off) FIELD(seg_t, file_off) FIELD(seg_t, cache_off) FIELD(seg_t, frame_off)
+	FIELD(seg_t, nframe) FIELD(seg_t, ninsn) FIELD(seg_t, nnode) FIELD(seg_t, cpu_off) FIELD(seg_t, mm_off)
+	FIELD(seg_t, vma_off) FIELD(seg_t, anon_off) FIELD(seg_t, file_off) FIELD(seg_t, cache_off) FIELD(seg_t, frame_off)
 	FIELD(seg_t, program_off) FIELD(seg_t, result_off) FIELD(seg_t, memory_off) FIELD(seg_t, scheme)
 	FIELD(seg_t, walk_policy) FIELD(seg_t, table_free_policy) FIELD(seg_t, ipi_policy)
 	FIELD(seg_t, force_speculation) FIELD(seg_t, zeroing) FIELD(seg_t, paranoid) FIELD(seg_t, fault_around)
 	FIELD(seg_t, shared_core) FIELD(seg_t, rcu_poll_every) FIELD(seg_t, creator_pid) FIELD(seg_t, creator_start)
-	FIELD(seg_t, stop)
+	FIELD(seg_t, cpu_node) FIELD(seg_t, stop)
 	FIELD(seg_t, ready) FIELD(seg_t, finished) FIELD(seg_t, barrier_count) FIELD(seg_t, barrier_gen)
-	FIELD(seg_t, barrier_parties) FIELD(seg_t, turn) FIELD(seg_t, clock_since) FIELD(seg_t, clock_ns)\
-	 FIELD(seg_t, zone) FIELD(seg_t, vma_pool)
+	FIELD(seg_t, barrier_parties) FIELD(seg_t, turn) FIELD(seg_t, clock_since) FIELD(seg_t, clock_ns)
+	FIELD(seg_t, node) FIELD(seg_t, vma_pool)
 	FIELD(seg_t, anon_pool) FIELD(seg_t, cache_lock) FIELD(seg_t, files_used) FIELD(seg_t, cache_used)
-	FIELD(seg_t, lru_lock) FIELD(seg_t, lru_head) FIELD(seg_t, lru_tail) FIELD(seg_t, lru_pages)
 	FIELD(seg_t, charged) FIELD(seg_t, rcu_seq) FIELD(seg_t, rcu_lock)
 
 	FIELD(shmm_insn_t, op) FIELD(shmm_insn_t, dst) FIELD(shmm_insn_t, base) FIELD(shmm_insn_t, len_reg)

@@ -31,6 +31,7 @@
 /* ---- limits --------------------------------------------------------------------------------------------*/
 #define SHMM_MAX_CPU      1024u
 #define SHMM_MAX_MM       64u
+#define SHMM_MAX_NODE     8u
 #define SHMM_MAX_MAP_COUNT 65530u                  /* vm.max_map_count */
 #define SHMM_TLB_L1_SETS  16u
 #define SHMM_TLB_L1_WAYS  4u
@@ -40,6 +41,7 @@
 #define SHMM_PCP_BATCH    63u                      /* frames moved between a CPU's list and the zone at once */
 #define SHMM_PCP_HIGH     378u
 #define SHMM_LRU_BATCH    15u                      /* PAGEVEC_SIZE of 5.17 */
+#define SHMM_SWAP_CLUSTER_MAX 32u                  /* frames released under one hold of an lru_lock */
 #define SHMM_RSS_BATCH    64                       /* TASK_RSS_EVENTS_THRESH */
 #define SHMM_CHARGE_BATCH 64u                      /* MEMCG_CHARGE_BATCH */
 #define SHMM_VMA_BATCH    16u

@@ -20,7 +20,7 @@ import re
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 from shmm import _fast
 from shmm.layout import CONSTANTS, COUNTERS
@@ -69,10 +69,11 @@ class Machine:
 
     def __init__(
         self, cpus: int = 4, scheme: str = "spf", *, memory: str | int = "64MiB", walk: str = "irq",
-        table_free: str = "ipi", ipi: str = "mailbox", address_spaces: int = 8, **policy: int | bool,
+        table_free: str = "ipi", ipi: str = "mailbox", address_spaces: int = 8, **policy: Any,
     ) -> None:
         """memory: for data pages, in bytes or as 64MiB; page tables come on top.  address_spaces: how many
-        may exist at once.  The policies are those of shmm.segment.resolve_policy.
+        may exist at once.  The policies are those of shmm.segment.resolve_policy; nnode and cpu_node
+        are Segment.create's.
 
         Raises ValueError for what makes no machine, SegmentError if /dev/shm is too small."""
         if ipi == "signal":

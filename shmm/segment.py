@@ -18,6 +18,7 @@ import re
 import secrets
 import stat
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ PAGE: Final = CONSTANTS["PAGE_SIZE"]
 HEADER: Final = DTYPES["seg_t"]
 TABLE_PAGES: Final = 512                # data pages that one page of a page table maps
 MAP_NORESERVE: Final = 0x4000           # mmap has no name for it
-FRAMES_PER_CPU: Final = CONSTANTS["PCP_HIGH"] + 63 + 15     # its free list, a refill, its LRU batch
+FRAMES_PER_CPU: Final = CONSTANTS["PCP_HIGH"] + 63 + 15     # its free list, one of another node, its LRU batch
 SLOTS_PER_CPU: Final = 2200           # VMAs in a CPU's cache or waiting for a grace period (at most 2000)
 
 # Names of policies (the command line's and Machine's) -> the header's field and the values by name.
@@ -164,11 +165,14 @@ class Segment:
         self._views: dict[str, weakref.ref[NDArray[Any]]] = {}
 
     @classmethod
-    def create(cls, geometry: Geometry, **policy: int | str | bool) -> Segment:
+    def create(
+        cls, geometry: Geometry, *, nnode: int = 1, cpu_node: Sequence[int] = b"", **policy: int | str | bool,
+    ) -> Segment:
         """A formatted segment.  policy: see resolve_policy.
 
-        Raises SegmentError if /dev/shm is missing or too small, ValueError for a policy that is refused."""
-        numbers = resolve_policy(**policy)
+        nnode: memory nodes, each with an equal range of the frames; cpu_node: the node of each CPU, by default 0.
+        Raises SegmentError if /dev/shm is missing or too small, ValueError for policies and nodes that are refused."""
+        numbers = {**resolve_policy(**policy), **_nodes(geometry, nnode, cpu_node)}
         fd = _new_object(geometry.size)
         try:
             segment = cls(fd, geometry.size)
@@ -178,11 +182,13 @@ class Segment:
         return segment._format(geometry, numbers)
 
     @classmethod
-    def private(cls, geometry: Geometry, **policy: int | str | bool) -> Segment:
+    def private(
+        cls, geometry: Geometry, *, nnode: int = 1, cpu_node: Sequence[int] = b"", **policy: int | str | bool,
+    ) -> Segment:
         """The same in memory of this process alone, which takes only what is touched of it: for CPUs that are fibers.
 
         Raises SegmentError if the host does not give so many addresses, ValueError as create does."""
-        numbers = resolve_policy(**policy)
+        numbers = {**resolve_policy(**policy), **_nodes(geometry, nnode, cpu_node)}
         try:
             segment = cls(-1, geometry.size)
         except OSError as error:
@@ -190,7 +196,7 @@ class Segment:
                                "CPUs or a smaller --size", error.errno) from None
         return segment._format(geometry, numbers)
 
-    def _format(self, geometry: Geometry, numbers: dict[str, int]) -> Segment:
+    def _format(self, geometry: Geometry, numbers: dict[str, int | bytes]) -> Segment:
         start = process_start(os.getpid()) or 0
         _fast.segment_create(self.address, asdict(geometry), numbers, ABI, os.getpid(), start)
         return self
@@ -345,6 +351,18 @@ def _new_object(size: int) -> int:
             raise _no_room(size, free) from None
         raise SegmentError(f"cannot make a segment of {_mib(size)}: {error.strerror}", error.errno) from None
     return int(shm.fd)
+
+
+def _nodes(geometry: Geometry, nnode: int, cpu_node: Sequence[int]) -> dict[str, int | bytes]:
+    """The header's fields that say where memory and CPUs are; ValueError if that cannot be."""
+    if not 1 <= nnode <= CONSTANTS["MAX_NODE"]:
+        raise ValueError(f"nnode is {nnode}, must be in 1..{CONSTANTS['MAX_NODE']}")
+    if len(cpu_node) not in (0, geometry.ncpu):
+        raise ValueError(f"cpu_node has {len(cpu_node)} nodes, must have one for each of {geometry.ncpu} CPUs")
+    wrong = [node for node in cpu_node if not 0 <= node < nnode]
+    if wrong:
+        raise ValueError(f"cpu_node names node {wrong[0]}, must name nodes of 0..{nnode - 1}: there are {nnode}")
+    return {"nnode": nnode, "cpu_node": bytes(cpu_node)}
 
 
 def _no_room(size: int, free: int) -> SegmentError:

@@ -15,9 +15,10 @@ def segment():
 
 
 def free_frames(segment) -> int:
-    """In the zone and on the CPUs' lists; each list is as long as it says."""
+    """In the one node's zone and on the CPUs' lists; each list is as long as it says."""
     frames, total = segment.view("frame"), 0
-    lists = [(segment.view("seg")["zone"]["head"], segment.view("seg")["zone"]["free"])]
+    zone = segment.view("seg")["node"]["zone"][0]
+    lists = [(zone["head"], zone["free"])]
     lists += [(cpu["pcp_head"], cpu["pcp_count"]) for cpu in segment.view("cpu")]
     for head, length in lists:
         at, n = int(head), 0

@@ -117,6 +117,25 @@ def test_policies_reach_the_header():
         del head
 
 
+def test_nodes_reach_the_header(small):
+    assert small.view("seg")["nnode"] == 1 and not small.view("seg")["cpu_node"].any()
+    with Segment.create(SMALL, nnode=8, cpu_node=[7, 2]) as made:
+        assert made.view("seg")["nnode"] == 8
+        assert made.view("seg")["cpu_node"][:3].tolist() == [7, 2, 0]
+
+
+@pytest.mark.parametrize("nodes, message", [
+    ({"nnode": 0}, r"nnode is 0, must be in 1\.\.8"),
+    ({"nnode": 9}, r"nnode is 9, must be in 1\.\.8"),
+    ({"nnode": 2, "cpu_node": [0]}, r"cpu_node has 1 nodes, must have one for each of 2 CPUs"),
+    ({"cpu_node": [0, 1]}, r"cpu_node names node 1, must name nodes of 0\.\.0: there are 1"),
+    ({"nnode": 2, "cpu_node": [0, -1]}, r"cpu_node names node -1, must name nodes of 0\.\.1: there are 2"),
+])
+def test_nodes_that_cannot_be_are_refused(nodes, message):
+    with pytest.raises(ValueError, match=message):
+        Segment.create(SMALL, **nodes)
+
+
 def test_only_the_owner_may_open_it_whatever_the_umask():
     for umask in (0, 0o777):
         before = os.umask(umask)

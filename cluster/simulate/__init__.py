@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -30,7 +31,7 @@ from shmm.cluster.progress import title
 from shmm.cluster.simulate import costs, programs, stack, structures
 from shmm.cluster.sizing import job_for
 from shmm.cluster.workloads import PAGE, WorkloadError
-from shmm.layout import COUNTERS
+from shmm.layout import CONSTANTS, COUNTERS
 from shmm.segment import Segment
 
 SLICE = 10_000_000              # accesses between looks at Ctrl-C
@@ -47,13 +48,19 @@ class Simulated:
     def __init__(self, config: Config, job: Job, machine: Machine, seed: int) -> None:
         self.config, self.job, self.machine, self.seed = config, job, machine, seed
         self.cpus = len(job.programs)
+        self.seats = machine.seats(self.cpus)
         self.programs = programs.stagger(job.programs)
         self.starts = programs.lay_out(self.programs)
 
     def __enter__(self) -> Self:
         insns = self.starts[-1] + len(self.programs[-1]) + 1
+        nodes = len({seat.socket for seat in self.seats})
         geometry = dataclasses.replace(self.job.geometry(), ninsn=max(2, insns))
-        self.segment = Segment.private(geometry, **self.config.segment_policy(False))
+        geometry = dataclasses.replace(geometry, nframe=nodes * self._frames_of_a_node(geometry.nframe))
+        self.segment = Segment.private(
+            geometry, nnode=min(nodes, CONSTANTS["MAX_NODE"]), **self.config.segment_policy(False),
+            cpu_node=[seat.socket % CONSTANTS["MAX_NODE"] for seat in self.seats],
+        )
         try:
             self._simulation()
             self._write_job()
@@ -69,6 +76,11 @@ class Simulated:
         if hasattr(self, "simulation"):
             self.simulation.close()
         self.segment.__exit__(RuntimeError, None, None)     # whatever views a traceback may hold
+
+    def _frames_of_a_node(self, frames: int) -> int:
+        """So many that the CPUs of the fullest socket find theirs at home."""
+        fullest = max(Counter(seat.socket for seat in self.seats).values())
+        return -(-frames * fullest // self.cpus)
 
     def _simulation(self) -> None:
         self.simulation = _sim.Simulation(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmm import _sim
-from shmm.layout import DTYPES
+from shmm.layout import CONSTANTS, DTYPES
 from shmm.segment import VIEWS, Segment
 
 LINE = 64
@@ -17,21 +17,27 @@ STRUCTURES = _sim.structures()
 
 # Structure of layout.h -> the fields with which a run of lines of one kind begins, in the order of their offsets.
 FIELDS = {
-    "seg_t": {"stop": "other", "barrier_count": "barrier", "zone": "zone", "vma_pool": "pool", "cache_lock": "file",
-              "lru_lock": "lru", "charged": "charge", "rcu_seq": "rcu"},
+    "seg_t": {"stop": "other", "barrier_count": "barrier", "vma_pool": "pool", "cache_lock": "file",
+              "charged": "charge", "rcu_seq": "rcu"},
     "cpu_t": {"state": "cpu_state", "ipi_req": "mailbox", "wake": "wake", "irq_depth": "other", "rcu_snapshot": "rcu",
               "percpu_readers": "notifier_lock", "counter": "other"},
     "mm_t": {"mmap_lock": "mmap_lock", "vma_root": "vma_tree", "pgd": "mm", "page_table_lock": "page_table_lock",
              "rss_anon": "rss", "notifier_lock": "notifier_lock", "cpumask": "cpumask"},
+    "node_t": {"zone": "zone", "lru_lock": "lru"},
 }
 WHOLE = {"vma": "vma", "anon": "anon_vma", "file": "file", "cache": "file"}
 ARRAYS = {"cpu": "cpu_t", "mm": "mm_t"}
 
 
+def offset(structure: str, field: str) -> int:
+    """Where a field begins, bytes."""
+    fields: Any = DTYPES[structure].fields
+    return int(fields[field][1])
+
+
 def runs(structure: str) -> Iterator[tuple[int, int, str]]:
     """(offset, bytes, name) of each run of lines of one kind."""
-    fields: Any = DTYPES[structure].fields
-    starts = [(fields[field][1] // LINE * LINE, name) for field, name in FIELDS[structure].items()]
+    starts = [(offset(structure, field) // LINE * LINE, name) for field, name in FIELDS[structure].items()]
     ends = [start for start, _ in starts[1:]] + [DTYPES[structure].itemsize]
     for (start, name), end in zip(starts, ends, strict=True):
         yield start, end - start, name
@@ -47,12 +53,15 @@ def structure_map(segment: Segment) -> NDArray[np.uint8]:
 
     for start, size, name in runs("seg_t"):
         paint(start, size, name)
+    for node in range(CONSTANTS["MAX_NODE"]):
+        for start, size, name in runs("node_t"):
+            paint(offset("seg_t", "node") + node * DTYPES["node_t"].itemsize + start, size, name)
     for view, structure in ARRAYS.items():
-        _, offset, count = VIEWS[view]
+        _, begin, count = VIEWS[view]
         for i in range(int(head[count])):
             for start, size, name in runs(structure):
-                paint(int(head[offset]) + i * DTYPES[structure].itemsize + start, size, name)
+                paint(int(head[begin]) + i * DTYPES[structure].itemsize + start, size, name)
     for view, name in WHOLE.items():
-        dtype, offset, count = VIEWS[view]
-        paint(int(head[offset]), int(head[count]) * dtype.itemsize, name)
+        dtype, begin, count = VIEWS[view]
+        paint(int(head[begin]), int(head[count]) * dtype.itemsize, name)
     return out

@@ -1,14 +1,15 @@
 """Boot: turns a zeroed mapping into a machine.
 
 The launcher computes the geometry, maps a zeroed segment and calls segment_format once, alone; from then on the
-header's constants are read without the door.  Every pool starts as one chain of free slots in address order, so that
-the first frames a CPU takes are neighbours."""
+header's constants are read without the door.  Every pool starts as one chain of free slots in address order, and so
+does each node's zone: the first frames a CPU takes are neighbours."""
 
 from shmm.arch.arch cimport a32, put32, put64, st32_relaxed, st64_relaxed, u8, u32, u64
 from shmm.layout cimport (
     SHMM_ASLEEP, SHMM_FRAME_ZERO, SHMM_PAGE_SIZE, anon_vma_t, cpu_t, file_t, frame_t, mm_t, seg_t,
     shmm_insn_t, vcpu_t, vcpu_bind, vma_t,
 )
+from shmm.mm.frame cimport node_start
 
 
 cdef inline u64 align_up(u64 x, u64 to) noexcept nogil:
@@ -31,6 +32,19 @@ cdef inline u64 segment_layout(seg_t *g) noexcept nogil:
     return g.size
 
 
+cdef inline void format_zones(vcpu_t *c) noexcept nogil:
+    """All frames but the zero page are free, each in its node's zone."""
+    cdef u32 node, first, end, i
+    for node in range(c.g.nnode):
+        first = max(1, node_start(c, node))
+        end = node_start(c, node + 1)
+        for i in range(first, end):
+            put32(&c.frames[i].next, i + 1 if i + 1 < end else 0)
+        if first < end:
+            put32(&c.g.node[node].zone.head, first)
+            st64_relaxed(&c.g.node[node].zone.free, end - first)
+
+
 cdef inline void segment_format(u8 *base) noexcept nogil:
     """Links the free lists.  The header's counts, offsets and policies are already there."""
     cdef vcpu_t c
@@ -38,10 +52,7 @@ cdef inline void segment_format(u8 *base) noexcept nogil:
     vcpu_bind(&c, base, 0, NULL, 0)
     st32_relaxed(&c.frames[0].kind, SHMM_FRAME_ZERO)
     st32_relaxed(&c.frames[0].refs, 1)
-    for i in range(1, c.g.nframe):
-        put32(&c.frames[i].next, i + 1 if i + 1 < c.g.nframe else 0)
-    put32(&c.g.zone.head, 1)
-    st64_relaxed(&c.g.zone.free, c.g.nframe - 1)
+    format_zones(&c)
     for i in range(1, c.g.nvma):
         put32(&c.vmas[i].rcu_next, i + 1 if i + 1 < c.g.nvma else 0)
         put32(&c.vmas[i].freed, 1)

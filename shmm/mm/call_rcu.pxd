@@ -10,6 +10,7 @@ OOM)."""
 
 from shmm.arch.arch cimport get32, get64, ld64_relaxed, p32, put32, put64, u32
 from shmm.layout cimport SHMM_C_rcu_backpressure, SHMM_C_rcu_callbacks, vcpu_t
+from shmm.mm.frame cimport frames_short
 from shmm.mm.page_table cimport free_table
 from shmm.mm.rcu cimport rcu_advance, rcu_seq_done, rcu_seq_snap, synchronize_rcu_expedited
 from shmm.mm.vma cimport vm_area_free_now
@@ -82,7 +83,7 @@ cdef inline void rcu_barrier(vcpu_t *c) noexcept nogil:
 
 cdef inline void rcu_relieve(vcpu_t *c) noexcept nogil:
     """Memory is short or the lists are long.  The caller is in a system call and holds no spinlock."""
-    cdef bint short = (ld64_relaxed(&c.g.zone.free) < c.g.nframe >> 4
+    cdef bint short = (frames_short(c, c.g.nframe >> 4)
                        or ld64_relaxed(&c.g.vma_pool.free) < c.g.nvma >> 4)     # hints: no lock
     if get32(&c.me.rcu_next_count) + get32(&c.me.rcu_wait_count) > (64 if short else RCU_HIGH):
         count_vm_event(c, SHMM_C_rcu_backpressure)

@@ -9,9 +9,10 @@ from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_SWAP, SHMM_C_pgalloc, SHMM_C_pgfree, SHMM_C_spf_abort, SHMM_C_spf_attempt,
     SHMM_C_spf_success, SHMM_C_violations, SHMM_FRAME_FREE, SHMM_FRAME_TABLE, SHMM_IRQ_OFF, SHMM_PAGE_SHIFT,
     SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER, SHMM_VM_EXEC, SHMM_VM_READ,
-    SHMM_VM_WRITE, mm_t, vcpu_t,
+    SHMM_VM_WRITE, mm_t, node_t, vcpu_t,
 )
 from shmm.mm.find_vma cimport find_vma
+from shmm.mm.frame cimport frame_node
 from shmm.mm.page_table cimport PGD, PTE, entry_shift, pte_pfn, table_entry
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_tree cimport gap_before, is_red, left_of, next_vma, parent_of, right_of
@@ -184,6 +185,62 @@ cdef inline u64 frames_in_use(vcpu_t *c) noexcept nogil:
     return n
 
 
+cdef inline u64 check_free_list(vcpu_t *c, u32 node, u32 head, u64 length, u64 *bad, breach_t *found) noexcept nogil:
+    """A list of free frames that should be of one node and of this length; returns how many it holds, one more than
+    its length at most."""
+    cdef u64 n = 0
+    while head and n <= length:
+        if ld32_relaxed(&c.frames[head].kind) != SHMM_FRAME_FREE:
+            bad[0] += breach(found, 4, 0, b"used frame in a free list", head, ld32_relaxed(&c.frames[head].kind), 0)
+        if frame_node(c, head) != node:
+            bad[0] += breach(found, 4, 0, b"free frame in the list of a node", head, node, frame_node(c, head))
+        n += 1
+        head = get32(&c.frames[head].next)
+    if n != length:
+        bad[0] += breach(found, 4, 0, b"length of a free list of node", node, length, n)
+    return n
+
+
+cdef inline u64 check_lru(vcpu_t *c, u32 node, breach_t *found) noexcept nogil:
+    """One node's LRU list."""
+    cdef node_t *of = &c.g.node[node]
+    cdef u32 pfn = get32(&of.lru_head)
+    cdef u32 last = 0
+    cdef u64 n = 0
+    cdef u64 bad = 0
+    while pfn and n <= get64(&of.lru_pages):
+        if frame_node(c, pfn) != node:
+            bad += breach(found, 4, 0, b"frame on the LRU list of a node", pfn, node, frame_node(c, pfn))
+        if not get32(&c.frames[pfn].on_lru) or get32(&c.frames[pfn].lru_prev) != last:
+            bad += breach(found, 4, 0, b"LRU link back", pfn, get32(&c.frames[pfn].lru_prev), last)
+        n += 1
+        last = pfn
+        pfn = get32(&c.frames[pfn].lru_next)
+    if n != get64(&of.lru_pages) or last != get32(&of.lru_tail):
+        bad += breach(found, 4, 0, b"length of the LRU list of node", node, get64(&of.lru_pages), n)
+    return bad
+
+
+cdef inline u64 check_I4_lists(vcpu_t *c, breach_t *found) noexcept nogil:
+    """Every free frame is in one list, of its own node; what is on an LRU list is so, too."""
+    cdef u64 bad = 0
+    cdef u64 listed = 0
+    cdef u64 free = c.g.nframe - 1 - frames_in_use(c)
+    cdef u32 i, head
+    for i in range(c.g.nnode):
+        listed += check_free_list(c, i, get32(&c.g.node[i].zone.head), ld64_relaxed(&c.g.node[i].zone.free), &bad,
+                                  found)
+        bad += check_lru(c, i, found)
+    for i in range(c.g.ncpu):
+        head = get32(&c.cpus[i].foreign_head)
+        listed += check_free_list(c, c.g.cpu_node[i], get32(&c.cpus[i].pcp_head), get32(&c.cpus[i].pcp_count), &bad,
+                                  found)
+        listed += check_free_list(c, frame_node(c, head), head, get32(&c.cpus[i].foreign_count), &bad, found)
+    if listed != free:
+        bad += breach(found, 4, 0, b"free frames that are in a list", 0, listed, free)
+    return bad
+
+
 cdef inline u64 check_I5(vcpu_t *c, breach_t *found) noexcept nogil:
     cdef u64 attempts = sum_counter(c, SHMM_C_spf_attempt)
     cdef u64 aborts = sum_counter(c, SHMM_C_spf_abort)
@@ -223,7 +280,9 @@ cdef inline u64 check_I6(vcpu_t *c, breach_t *found) noexcept nogil:
             bad += breach(found, 6, 0, b"interrupts off on cpu", i, ld64_relaxed(&c.cpus[i].state), 0)
         if get32(&c.cpus[i].rcu_depth):
             bad += breach(found, 6, 0, b"RCU section left open on cpu", i, get32(&c.cpus[i].rcu_depth), 0)
-    return (bad + check_free(&c.g.zone.lock, b"zone.lock", found) + check_free(&c.g.lru_lock, b"lru_lock", found)
-            + check_free(&c.g.vma_pool.lock, b"vma_pool.lock", found)
+    for i in range(c.g.nnode):
+        bad += check_free(&c.g.node[i].zone.lock, b"zone.lock", found)
+        bad += check_free(&c.g.node[i].lru_lock, b"lru_lock", found)
+    return (bad + check_free(&c.g.vma_pool.lock, b"vma_pool.lock", found)
             + check_free(&c.g.anon_pool.lock, b"anon_pool.lock", found)
             + check_free(&c.g.cache_lock, b"cache_lock", found) + check_free(&c.g.rcu_lock, b"rcu_lock", found))

@@ -24,6 +24,7 @@ POLICIES = {
     "spf, walk irq, tables ipi": {"scheme": "spf"},
     "spf, walk rcu, tables rcu": {"scheme": "spf", "walk": "rcu", "table_free": "rcu"},
     "spf, signals": {"scheme": "spf", "ipi": "signal"},
+    "spf, two nodes": {"scheme": "spf", "nnode": 2},
 }
 
 
@@ -115,13 +116,14 @@ def finish(segment, cpus: int) -> None:
     seg = segment.view("seg")
     assert seg["vma_pool"]["free"] == seg["nvma"] - 1
     assert seg["anon_pool"]["free"] == seg["nanon"] - 1
-    assert not segment.view("frame")["on_lru"].any() and seg["lru_pages"] == 0
+    assert not segment.view("frame")["on_lru"].any() and not seg["node"]["lru_pages"].any()
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("cpus, forks", [(4, False), (5, True)], ids=["threads", "threads and forks"])
 def test_random_operations_of_many_processes(policy, cpus, forks):
-    with machine(cpus=cpus, **POLICIES[policy]) as segment:
+    nnode = POLICIES[policy].get("nnode", 1)
+    with machine(cpus=cpus, cpu_node=[cpu % nnode for cpu in range(cpus)], **POLICIES[policy]) as segment:
         programs = [chaos(100 * cpus + n, 1 + n if forks and n else 0) for n in range(cpus)]
         assert storm(segment, programs) == [1] * cpus           # stopped, none failed
         sums = {name: counter(segment, name) for name in COUNTERS}
