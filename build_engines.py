@@ -42,10 +42,19 @@ def engine(module: str, source: str, header: str, rooms: str = "shmm", include: 
     )
 
 
+def calibration() -> Extension:
+    """What measures this machine: no rooms, only what lies behind the door."""
+    return Extension("shmm._calibrate", ["shmm/_calibrate.pyx"], include_dirs=["shmm/arch"],
+                     define_macros=[("_GNU_SOURCE", None)], extra_compile_args=[*CFLAGS, "-O2"],
+                     depends=[str(path) for path in sorted(Path("shmm/arch").glob("*.h"))])
+
+
 def engines() -> list[Extension]:
-    """The engines that are shipped.  The checker names lines of rooms, so its C says which line it comes from."""
+    """The engines that are shipped, and the calibration.
+
+    The checker names lines of rooms, so its C says which line it comes from."""
     native = engine("shmm._fast", "shmm/_fast.pyx", "native.h")
     check = engine("shmm._check", "shmm/_check.pyx", "check.h", optimise="-O3")     # a tenth faster
     sim = engine("shmm._sim", "shmm/_sim.pyx", "sim.h")
-    return [*cythonize([native, sim], compiler_directives=DIRECTIVES),
+    return [*cythonize([native, sim, calibration()], compiler_directives=DIRECTIVES),
             *cythonize([check], compiler_directives=DIRECTIVES, emit_linenums=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,13 @@ from typing import Any
 # One thread until the workers are forked: NumPy's linear algebra would start one per core, and is not needed.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-COMMANDS = ("run", "check", "replay", "validate", "doctor", "clean")
+MODULES = {                     # commands that are modules: add_arguments(parser), main(args)
+    "check": "explore the schedules of a few operations",
+    "replay": "run what a recorded program did",
+    "calibrate": "measure this machine and write a machine file for it",
+    "validate": "recompute published curves with the simulator",
+}
+COMMANDS = ("run", *MODULES, "doctor", "clean")
 USAGE, ENVIRONMENT, INTERRUPTED = 2, 3, 130
 
 EXAMPLES = """examples:
@@ -23,6 +30,7 @@ EXAMPLES = """examples:
   shmm check --all                                  every schedule of every scenario, up to two preemptions
   shmm check --mutants                              takes each protection away and sees what notices
   shmm validate                                     published curves, recomputed: how far off is the simulator?
+  shmm calibrate                                    measures this machine and writes the machine file `host`
 
 exit status: 0 fine, 1 a violation was found, a worker died or a validation curve was missed, 2 usage,
 3 this environment cannot run it, 130 interrupted (what was measured so far is printed and saved)
@@ -67,21 +75,16 @@ def build_parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"shmm {version()}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     run = add_command(commands, "run", "measure schemes on workloads (also without the word run)")
-    check = add_command(commands, "check", "explore the schedules of a few operations")
-    replay = add_command(commands, "replay", "run what a recorded program did")
-    validate = add_command(commands, "validate", "recompute published curves with the simulator")
+    for name, text in MODULES.items():
+        other = add_command(commands, name, text)
+        if name == command:
+            add_module(other, name)
     doctor = add_command(commands, "doctor", "check whether this machine can run it")
     doctor.set_defaults(handler=doctor_command)
     clean = add_command(commands, "clean", "remove what dead runs left in /dev/shm")
     clean.set_defaults(handler=clean_command)
     if command == "run":
         add_run(run)
-    if command == "check":
-        add_check(check)
-    if command == "replay":
-        add_replay(replay)
-    if command == "validate":
-        add_validate(validate)
     return parser
 
 
@@ -102,28 +105,11 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(handler=lambda args: run_command(args, parser))
 
 
-def add_check(parser: argparse.ArgumentParser) -> None:
-    """The check command."""
-    from shmm.cluster import check
-
-    check.add_arguments(parser)
-    parser.set_defaults(handler=check.main)
-
-
-def add_replay(parser: argparse.ArgumentParser) -> None:
-    """The replay command."""
-    from shmm.cluster import replay
-
-    replay.add_arguments(parser)
-    parser.set_defaults(handler=replay.main)
-
-
-def add_validate(parser: argparse.ArgumentParser) -> None:
-    """The validate command."""
-    from shmm.cluster import validate
-
-    validate.add_arguments(parser)
-    parser.set_defaults(handler=validate.main)
+def add_module(parser: argparse.ArgumentParser, name: str) -> None:
+    """A command that is a module."""
+    module = importlib.import_module(f"shmm.cluster.{name}")
+    module.add_arguments(parser)
+    parser.set_defaults(handler=module.main)
 
 
 def run_command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:

@@ -15,7 +15,8 @@ import numpy as np
 CORES = Path("/sys/devices/system/cpu")
 
 
-def _read(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
+    """What a file of /sys or /proc says, or None if it cannot be read."""
     try:
         return path.read_text().strip()
     except OSError:
@@ -27,13 +28,14 @@ def allowed_cores() -> list[int]:
     cores = sorted(os.sched_getaffinity(0))
 
     def sibling_rank(core: int) -> int:
-        text = _read(CORES / f"cpu{core}/topology/thread_siblings_list") or str(core)
-        return sorted(_ranges(text)).index(core) if core in _ranges(text) else 0
+        text = read_text(CORES / f"cpu{core}/topology/thread_siblings_list") or str(core)
+        return sorted(ranges(text)).index(core) if core in ranges(text) else 0
 
     return sorted(cores, key=lambda core: (sibling_rank(core), core))
 
 
-def _ranges(text: str) -> set[int]:
+def ranges(text: str) -> set[int]:
+    """The numbers of a list such as 0-3,8."""
     out: set[int] = set()
     for part in text.split(","):
         low, _, high = part.partition("-")
@@ -43,7 +45,7 @@ def _ranges(text: str) -> set[int]:
 
 def usable_cores() -> int:
     """Cores' worth of time that this process can have: those it may use, or its cgroup's quota if less."""
-    quota, _, period = (_read(Path("/sys/fs/cgroup/cpu.max")) or "max").partition(" ")
+    quota, _, period = (read_text(Path("/sys/fs/cgroup/cpu.max")) or "max").partition(" ")
     cores = len(os.sched_getaffinity(0))
     if quota.isdigit() and period.isdigit():
         cores = min(cores, max(1, math.floor(int(quota) / int(period))))
@@ -62,7 +64,7 @@ def pins(cpus: int, pin: bool | None) -> list[int | None]:
 
 def cpu_model() -> str:
     """The processor's name as /proc/cpuinfo gives it."""
-    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
+    for line in (read_text(Path("/proc/cpuinfo")) or "").splitlines():
         if line.startswith(("model name", "Model")):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -89,6 +91,6 @@ def host() -> dict[str, Any]:
         "numpy": np.__version__,
         "shmm": version(),
         "load_average": [round(load, 2) for load in os.getloadavg()],
-        "governor": _read(CORES / "cpu0/cpufreq/scaling_governor"),
+        "governor": read_text(CORES / "cpu0/cpufreq/scaling_governor"),
         "platform": sys.platform,
     }

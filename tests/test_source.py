@@ -141,6 +141,8 @@ def test_the_stub_declares_what_the_engine_offers():
     expect_none(found([SHMM / "_fast.pyi"], lambda text: rules.stub_findings(text, engine)))
     checker = (SHMM / "_check.pyx").read_text()                 # its stub takes the rest over from the other
     expect_none(found([SHMM / "_check.pyi"], lambda text: rules.stub_findings(text, checker)))
+    calibration = (SHMM / "_calibrate.pyx").read_text()
+    expect_none(found([SHMM / "_calibrate.pyi"], lambda text: rules.stub_findings(text, calibration)))
 
 
 # ---- files -------------------------------------------------------------------------------------------------------
