@@ -147,7 +147,12 @@ def document(
 
 
 def write(text_of: dict[str, Any], path: Path) -> None:
-    """Writes the document so that path holds either what it held before or all of it."""
+    """Writes the document so that path holds either what it held before or all of it.
+
+    Into what is no file, such as a device or a pipe, it is simply written: to replace that would do damage."""
+    if path.exists() and not path.is_file():
+        path.write_text(json.dumps(text_of, indent=1) + "\n")
+        return
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "w") as file:

@@ -21,9 +21,7 @@ cdef extern from "arch.h" nogil:
         u8 mode
         sim_stack_t stack
     ctypedef struct sim_machine_t:
-        u32 hit, rmw, fence, smt, cluster, socket, remote, memory, memory_remote, reader, retention
-        u32 clear, copy, channel, exception, trap, syscall, ipi_send, ipi_deliver, ipi_handle
-        u32 sleep_block, sleep_wake, sleep_resume, pause, lookahead, jitter
+        u32 hit
     ctypedef struct sim_rooms_t:
         void (*main)(u32) noexcept nogil
         void (*interrupt)(u32) noexcept nogil
@@ -42,6 +40,7 @@ cdef extern from "arch.h" nogil:
         sim_cpu_t cpu[1]
     sim_t sim
     const char *const sim_structure_names[1]
+    const char *const sim_cost_names[1]
     int sim_begin(void*, u64 size, u64 memory_off, u64 frame_off, u32 ncpu)
     void sim_seat(u32 cpu, u32 core, u32 cluster, u32 socket, u32 slowdown, u64 rng)
     void sim_start()
@@ -54,9 +53,9 @@ cdef extern from "arch.h" nogil:
 STATUS = ("running", "finished", "stuck", "time", "accesses")
 MODES = ("runs", "queues for a line", "spins", "sleeps", "is done")
 PARTS = ("exception", "clear", "bandwidth", "ipi_send", "ipi_wait", "interrupt", "retry", "sleep", "idle")
-COSTS = ("hit", "rmw", "fence", "smt", "cluster", "socket", "remote", "memory", "memory_remote", "reader", "retention",
-         "clear", "copy", "channel", "exception", "trap", "syscall", "ipi_send", "ipi_deliver", "ipi_handle",
-         "sleep_block", "sleep_wake", "sleep_resume", "pause", "lookahead", "jitter")
+COSTS = tuple((<bytes> sim_cost_names[i]).decode() for i in range(sizeof(sim_machine_t) // sizeof(u32)))
+
+SPIN = COSTS[len(COSTS) - 3]      # a turn of a spin loop
 
 cdef object owner = None            # the one simulation that may exist
 
@@ -101,8 +100,8 @@ cdef int frame_is_table(u32 pfn) noexcept nogil:
 
 
 cdef void snapshot(int which) noexcept nogil:
-    """Subtracts the counters and time stacks from what was measured when it goes on, and adds them when it stands still:
-    what is left is what happened in between."""
+    """Subtracts the counters and time stacks from what was measured when it goes on, and adds them when it stands
+    still: what is left is what happened in between."""
     global cpu_time
     cdef u64 sign = 1 if which else <u64> -1
     cdef u32 i, k
@@ -137,13 +136,10 @@ def structures():
 
 
 cdef int set_costs(costs) except -1:
-    (sim.cost.hit, sim.cost.rmw, sim.cost.fence, sim.cost.smt, sim.cost.cluster, sim.cost.socket, sim.cost.remote,
-     sim.cost.memory, sim.cost.memory_remote, sim.cost.reader, sim.cost.retention, sim.cost.clear, sim.cost.copy,
-     sim.cost.channel, sim.cost.exception, sim.cost.trap, sim.cost.syscall, sim.cost.ipi_send, sim.cost.ipi_deliver,
-     sim.cost.ipi_handle, sim.cost.sleep_block, sim.cost.sleep_wake, sim.cost.sleep_resume, sim.cost.pause,
-     sim.cost.lookahead, sim.cost.jitter) = [costs[name] for name in COSTS]
-    if sim.cost.hit == 0 or sim.cost.pause == 0 or sim.cost.jitter > 1024:
-        raise ValueError("a machine's hit and pause take at least 1 ps, and jitter is 1024 at most")
+    for i, name in enumerate(COSTS):
+        (<u32 *> &sim.cost)[i] = costs[name]
+    if min(costs["hit"], costs[SPIN]) < 1 or costs["jitter"] > 1024:
+        raise ValueError("a machine's hit and turn of a spin loop take at least 1 ps, and jitter is 1024 at most")
     return 0
 
 
@@ -272,7 +268,7 @@ cdef class Simulation:
     def measured(self):
         """What was found in the measured time, or None while it is not over: a dict with begun and lasted (ps), rounds,
         accesses, all_accesses, switches; the counters (bytes: signed 64-bit words, [CPU, counter]) and each CPU's
-        result; and stack, the parts of the time of all CPUs together: (part, its structure or "") -> ps, work included."""
+        result; and stack, the time of all CPUs together: (part, its structure or "") -> ps, work included."""
         cdef u32 i
         if sim.phase != SIM_MEASURED:
             return None

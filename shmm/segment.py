@@ -18,7 +18,6 @@ import re
 import secrets
 import stat
 import weakref
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 
 from shmm import _fast
 from shmm.layout import ABI, CONSTANTS, DTYPES
+from shmm.nodes import node_fields
 
 SHM_DIR: Final = Path("/dev/shm")
 PAGE: Final = CONSTANTS["PAGE_SIZE"]
@@ -150,6 +150,10 @@ def resolve_policy(**policy: int | str | bool) -> dict[str, int]:
     return out
 
 
+def _header_fields(geometry: Geometry, nnode: int = 1, cpu_node: Any = b"", **policy: Any) -> dict[str, int | bytes]:
+    return {**resolve_policy(**policy), **node_fields(geometry.ncpu, nnode, cpu_node)}
+
+
 class Segment:
     """One mapping of a segment in this process."""
 
@@ -165,40 +169,35 @@ class Segment:
         self._views: dict[str, weakref.ref[NDArray[Any]]] = {}
 
     @classmethod
-    def create(
-        cls, geometry: Geometry, *, nnode: int = 1, cpu_node: Sequence[int] = b"", **policy: int | str | bool,
-    ) -> Segment:
-        """A formatted segment.  policy: see resolve_policy.
+    def create(cls, geometry: Geometry, **policy: Any) -> Segment:
+        """A formatted segment.  policy: see resolve_policy; and nnode and cpu_node, see node_fields.
 
-        nnode: memory nodes, each with an equal range of the frames; cpu_node: the node of each CPU, by default 0.
-        Raises SegmentError if /dev/shm is missing or too small, ValueError for policies and nodes that are refused."""
-        numbers = {**resolve_policy(**policy), **_nodes(geometry, nnode, cpu_node)}
+        Raises SegmentError if /dev/shm is missing or too small, ValueError for a policy that is refused."""
+        fields = _header_fields(geometry, **policy)
         fd = _new_object(geometry.size)
         try:
             segment = cls(fd, geometry.size)
         except BaseException:
             os.close(fd)
             raise
-        return segment._format(geometry, numbers)
+        return segment._format(geometry, fields)
 
     @classmethod
-    def private(
-        cls, geometry: Geometry, *, nnode: int = 1, cpu_node: Sequence[int] = b"", **policy: int | str | bool,
-    ) -> Segment:
+    def private(cls, geometry: Geometry, **policy: Any) -> Segment:
         """The same in memory of this process alone, which takes only what is touched of it: for CPUs that are fibers.
 
         Raises SegmentError if the host does not give so many addresses, ValueError as create does."""
-        numbers = {**resolve_policy(**policy), **_nodes(geometry, nnode, cpu_node)}
+        fields = _header_fields(geometry, **policy)
         try:
             segment = cls(-1, geometry.size)
         except OSError as error:
             raise SegmentError(f"no {_mib(geometry.size)} of addresses for a segment ({error.strerror}): ask for fewer "
                                "CPUs or a smaller --size", error.errno) from None
-        return segment._format(geometry, numbers)
+        return segment._format(geometry, fields)
 
-    def _format(self, geometry: Geometry, numbers: dict[str, int | bytes]) -> Segment:
+    def _format(self, geometry: Geometry, fields: dict[str, int | bytes]) -> Segment:
         start = process_start(os.getpid()) or 0
-        _fast.segment_create(self.address, asdict(geometry), numbers, ABI, os.getpid(), start)
+        _fast.segment_create(self.address, asdict(geometry), fields, ABI, os.getpid(), start)
         return self
 
     @classmethod
@@ -351,18 +350,6 @@ def _new_object(size: int) -> int:
             raise _no_room(size, free) from None
         raise SegmentError(f"cannot make a segment of {_mib(size)}: {error.strerror}", error.errno) from None
     return int(shm.fd)
-
-
-def _nodes(geometry: Geometry, nnode: int, cpu_node: Sequence[int]) -> dict[str, int | bytes]:
-    """The header's fields that say where memory and CPUs are; ValueError if that cannot be."""
-    if not 1 <= nnode <= CONSTANTS["MAX_NODE"]:
-        raise ValueError(f"nnode is {nnode}, must be in 1..{CONSTANTS['MAX_NODE']}")
-    if len(cpu_node) not in (0, geometry.ncpu):
-        raise ValueError(f"cpu_node has {len(cpu_node)} nodes, must have one for each of {geometry.ncpu} CPUs")
-    wrong = [node for node in cpu_node if not 0 <= node < nnode]
-    if wrong:
-        raise ValueError(f"cpu_node names node {wrong[0]}, must name nodes of 0..{nnode - 1}: there are {nnode}")
-    return {"nnode": nnode, "cpu_node": bytes(cpu_node)}
 
 
 def _no_room(size: int, free: int) -> SegmentError:

@@ -15,9 +15,8 @@ way (Machine.with_figures) begin with "varied".
 
 How a contended line is meant, for whoever fits these figures: a core that waits gets the line one transfer (cluster,
 socket or remote) after it could be taken, and keeps it for `retention` at least; what it does with the line in that
-time is hits.  So with n CPUs adding to one counter, one turn lasts transfer + retention and does
-1 + retention // rmw additions.  The figures of the cores are those at the clock with one busy core of a socket;
-Machine.slowdowns() says how much slower it gets.
+time is hits.  The figures of the cores are those at the clock with one busy core of a socket; Machine.slowdowns()
+says how much slower it gets.
 
 What the kernel does in a fault beside locks, page tables, lists and clearing is one lump, kernel.exception, and nobody
 publishes it.  All files have the same, in cycles, from the one such fault that was measured for this project: an

@@ -14,7 +14,7 @@ AHEAD = 0.9                     # of the shortest transfer: how far hits may run
 # The engine's names of what the machine files call otherwise.
 NAMES = {
     "hit": "line.hit", "rmw": "line.rmw", "fence": "line.fence", "smt": "line.smt", "cluster": "line.cluster",
-    "socket": "line.socket", "remote": "line.remote", "memory": "line.memory", "memory_remote": "line.memory_remote",
+    "socket": "line.socket", "remote": "line.remote", "memory": "line.memory",
     "reader": "line.reader", "retention": "line.retention", "clear": "page.clear", "copy": "page.copy",
     "exception": "kernel.exception", "trap": "kernel.trap", "syscall": "kernel.syscall", "ipi_send": "ipi.send",
     "ipi_deliver": "ipi.deliver", "ipi_handle": "ipi.handle", "sleep_block": "sleep.block", "sleep_wake": "sleep.wake",

@@ -34,6 +34,11 @@
 #define SHMM_COPY_DO(to, from, n) sim_copy(to, from, n)
 #define SHMM_HOOK_BULK(ptr, size, kind) sim_bulk(ptr)
 
+static const char *const sim_cost_names[] = {
+#define X(name) #name,
+	SIM_COSTS(X)
+#undef X
+};
 static const char *const sim_structure_names[] = {
 #define X(name) #name,
 	SIM_STRUCTURES(X)

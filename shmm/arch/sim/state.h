@@ -16,17 +16,17 @@ enum { SIM_CPUS = 1024, SIM_WORDS = SIM_CPUS / 64, SIM_WATCH = 4, SIM_GATHER = 8
 #define SIM_NEVER (~0ull)
 #define SIM_CALL __attribute__((noinline)) static
 
-/* What things cost on the machine, ps (cluster/machines says what each means). */
+/* What things cost on the machine, ps (cluster/machines says what each means).  Beyond its figures: channel, how long a
+ * node's memory is busy with one page; lookahead, less than which hits may run ahead of the others; jitter, by how much
+ * lumps of work vary up and down, in 1/1024. */
+#define SIM_COSTS(X) \
+	X(hit) X(rmw) X(fence) X(smt) X(cluster) X(socket) X(remote) X(memory) X(reader) X(retention) X(clear) X(copy) \
+	X(channel) X(exception) X(trap) X(syscall) X(ipi_send) X(ipi_deliver) X(ipi_handle) X(sleep_block) X(sleep_wake) \
+	X(sleep_resume) X(pause) X(lookahead) X(jitter)
 typedef struct {
-	uint32_t hit, rmw, fence;
-	uint32_t smt, cluster, socket, remote, memory, memory_remote, reader, retention;
-	uint32_t clear, copy, channel;          /* channel: a node's memory is busy for so long with one page */
-	uint32_t exception, trap, syscall;
-	uint32_t ipi_send, ipi_deliver, ipi_handle;
-	uint32_t sleep_block, sleep_wake, sleep_resume;
-	uint32_t pause;
-	uint32_t lookahead;                     /* hits may run ahead of the others by less than this */
-	uint32_t jitter;                        /* lumps of work vary by so much up and down, in 1/1024 */
+#define X(name) uint32_t name;
+	SIM_COSTS(X)
+#undef X
 } sim_machine_t;
 
 /* Where the time goes.  Work is what is left: a hit adds to the clock and to nothing else. */
