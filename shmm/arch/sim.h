@@ -20,7 +20,7 @@
 #define SHMM_CLOCK(runs)                sim_clock_event(runs)
 
 #define SHMM_LOAD(p, kind, order) \
-	(sim_load_hit(p) ? __atomic_load_n(&(p)->v, order) : (__typeof__((p)->v))sim_load_slow(p, sizeof((p)->v)))
+	(sim_load_hit(p) ? __atomic_load_n(&(p)->v, order) : (__typeof__((p)->v))sim_load_shared(p, sizeof((p)->v)))
 #define SHMM_LOAD_PLAIN(p)      SHMM_LOAD(p, , __ATOMIC_RELAXED)
 #define SHMM_STORE(p, x, kind, order) \
 	((void)(sim_load_hit(p) || (sim_store_slow(p), 0)), __atomic_store_n(&(p)->v, x, order))

@@ -34,19 +34,19 @@ static enum sim_structure sim_structure_of(uint32_t line)
 
 static inline int slot_has(uint32_t slot, uint32_t cpu)
 {
-	return sim.sharer[(uint64_t)slot * sim.words + (cpu >> 6)] >> (cpu & 63) & 1;
+	return sim.sharer[((uint64_t)slot << sim.word_shift) + (cpu >> 6)] >> (cpu & 63) & 1;
 }
 
 static void slot_add(uint32_t slot, const sim_cpu_t *cpu)
 {
-	sim.sharer[(uint64_t)slot * sim.words + (cpu->id >> 6)] |= 1ull << (cpu->id & 63);
+	sim.sharer[((uint64_t)slot << sim.word_shift) + (cpu->id >> 6)] |= 1ull << (cpu->id & 63);
 	sim.clusters[slot] |= 1ull << cpu->cluster;
 }
 
 static int slots_grow(void)
 {
 	uint32_t more = sim.max_slot * 2;
-	void *sharer = realloc(sim.sharer, (uint64_t)more * sim.words * 8);
+	void *sharer = realloc(sim.sharer, (uint64_t)more << sim.word_shift << 3);
 	void *clusters, *next;
 
 	if (sharer)
@@ -76,8 +76,8 @@ static uint32_t slot_new(void)
 		return 0;
 	else
 		slot = sim.nslot++;
-	for (uint32_t i = 0; i < sim.words; i++)
-		sim.sharer[(uint64_t)slot * sim.words + i] = 0;
+	for (uint32_t i = 0; i < 1u << sim.word_shift; i++)
+		sim.sharer[((uint64_t)slot << sim.word_shift) + i] = 0;
 	sim.clusters[slot] = 0;
 	return slot;
 }

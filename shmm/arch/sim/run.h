@@ -172,9 +172,10 @@ static int sim_begin(void *base, uint64_t size, uint64_t memory_off, uint64_t fr
 	sim.pages = (size - memory_off) / SIM_PAGE;
 	sim.after_frames = sim.frame_line + (uint32_t)sim.pages;
 	sim.ncpu = ncpu;
-	sim.words = (ncpu + 63) / 64;
 	for (sim.leaves = 1; sim.leaves < ncpu;)
 		sim.leaves *= 2;
+	while (64u << sim.word_shift < ncpu)
+		sim.word_shift++;
 	sim.max_slot = 4096;
 	sim.max_crowd = ncpu * (SIM_WATCH + 1) + 2;
 	sim.nslot = sim.ncrowd = 1;
@@ -182,7 +183,7 @@ static int sim_begin(void *base, uint64_t size, uint64_t memory_off, uint64_t fr
 	sim.page = sim_map((sim.pages + 1) * sizeof(page_t));
 	sim.tree = malloc(sim.leaves * 2 * 8);
 	sim.structure = calloc(sim.frame_line + 1, 1);
-	sim.sharer = malloc((uint64_t)sim.max_slot * sim.words * 8);
+	sim.sharer = malloc((uint64_t)sim.max_slot << sim.word_shift << 3);
 	sim.clusters = malloc(sim.max_slot * 8);
 	sim.slot_next = malloc(sim.max_slot * 4);
 	sim.crowd = malloc(sim.max_crowd * sizeof(crowd_t));

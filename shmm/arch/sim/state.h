@@ -119,8 +119,8 @@ static struct {
 	uint32_t hit;
 	uint64_t accesses;
 	sim_cpu_t *me;
-	uint64_t *sharer;                       /* bitmaps of words each, by slot */
-	uint32_t words, id;
+	uint64_t *sharer;                       /* bitmaps of 1 << word_shift words each, by slot */
+	uint32_t word_shift, id;
 
 	uint64_t *tree;                         /* sim/tree.h */
 	uint32_t leaves, ncpu;
