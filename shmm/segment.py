@@ -193,8 +193,6 @@ class Segment:
         except OSError as error:
             raise SegmentError(f"no {_mib(geometry.size)} of addresses for a segment ({error.strerror}): ask for fewer "
                                "CPUs or a smaller --size", error.errno) from None
-        # everything but the pages' contents, of which hardly any are ever touched
-        segment._map.madvise(mmap.MADV_HUGEPAGE, 0, (geometry.size - geometry.nframe * PAGE) // PAGE * PAGE)
         return segment._format(geometry, fields)
 
     def _format(self, geometry: Geometry, fields: dict[str, int | bytes]) -> Segment:

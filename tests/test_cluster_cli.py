@@ -106,7 +106,7 @@ def test_a_terminal_gets_a_live_view():
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--engine", "sim"], "there is no engine 'sim'; there is native"),
+    (["--engine", "host"], "there is no engine 'host'; there is native, sim"),
     (["--scheme", "rcu_tree"], "there is no scheme 'rcu_tree'; there are mmap_lock, spf"),
     (["--workload", "page_fault9"], "there is no workload 'page_fault9'; there are brk1"),
     (["--workload", "ebizzy", "--workload-args=-q"], "ebizzy takes -mT or -mTR"),
@@ -136,8 +136,9 @@ def test_too_little_memory_is_the_environments_fault(capsys):
 
 def test_list_shows_every_workload(capsys):
     assert main(["--list"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == sorted(available())
+    workloads, _, models = capsys.readouterr().out.partition("\n\n")
+    assert [line.split()[0] for line in workloads.splitlines()] == sorted(available())
+    assert models.startswith("machines that --engine sim models: e7-8870-8x10, ") and models.endswith(", host\n")
     assert {"page_fault1", "page_fault2", "page_fault3", "mmap1", "brk1", "tlb_flush2", "pft", "ebizzy",
             "spf_test", "uprobe"} <= set(available())
 
