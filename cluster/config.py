@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from shmm.program import INSN, OP
-from shmm.segment import Geometry
+from shmm._fast import Cpu
+from shmm.program import OP
+from shmm.segment import Geometry, Segment, SegmentError
 
 SCHEMES = ("mmap_lock", "spf")
 ENGINES = ("native", "sim")
 SECONDS = {"native": 2.0, "sim": 0.002}         # measured by default, on the engine's clock
 IPIS = {"native": "mailbox", "sim": "signal"}   # a simulated CPU has a core: requests interrupt it
 START_METHODS = ("fork", "forkserver")
+RECORDS_PER_LINE = 8            # result words of 8 bytes on a line of 64
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Job:
         return Geometry.for_run(
             len(self.programs), self.frames, mms=self.mms, vmas=self.vmas, regions=self.regions,
             files=len(self.files) + 1, file_pages=sum(pages for pages, _ in self.files),
-            insns=sum(len(program) for program in self.programs) + 1,
+            insns=self.insns() + 1,
         )
 
     def places_itself(self, cpu: int) -> bool:
@@ -102,6 +103,31 @@ class Job:
         """Whether the programs say what is measured."""
         return any((program["op"] == OP["CLOCK"]).any() for program in self.programs)
 
-    def records(self) -> NDArray[Any]:
-        """All programs, one after the other."""
-        return np.concatenate(self.programs) if self.programs else np.zeros(0, INSN)
+    def starts(self) -> list[int]:
+        """Where each program's records begin.
+
+        No two CPUs' result words share a cache line, for they are written often."""
+        starts, at = [], 0
+        for program in self.programs:
+            starts.append(at)
+            at += -(-len(program) // RECORDS_PER_LINE) * RECORDS_PER_LINE
+        return starts
+
+    def insns(self) -> int:
+        """Records that all programs take, laid out so."""
+        ends = (start + len(program) for start, program in zip(self.starts(), self.programs, strict=True))
+        return max(ends, default=0)
+
+    def write(self, segment: Segment, cpu_of: Callable[[int, int], Cpu]) -> None:
+        """Writes files and programs into a fresh segment.  cpu_of: the engine's Cpu(address, number).
+
+        Raises SegmentError if a file cannot be made."""
+        creator = cpu_of(segment.address, 0)
+        for number, (pages, shmem) in enumerate(self.files, 1):
+            made = creator.file_new(pages, shmem)
+            if made != number:
+                raise SegmentError(f"file {number} of {pages} pages could not be made: ask for a smaller --size")
+        records, cpus = segment.view("insn"), segment.view("cpu")
+        for cpu, (start, program) in enumerate(zip(self.starts(), self.programs, strict=True)):
+            records[start : start + len(program)] = program
+            cpus["program_first"][cpu], cpus["program_len"][cpu] = start, len(program)

@@ -73,7 +73,7 @@ class Crew:
             self.job.geometry(), **self.config.segment_policy(self.shared_core)
         )
         try:
-            self._write_job()
+            self.job.write(self.segment, _fast.Cpu)
             self._start()
             self.collect(range(self.cpus), START_SECONDS, "start")
             self.frames_at_rest = self.settle()
@@ -90,20 +90,6 @@ class Crew:
         self.segment.__exit__(kind, error, trace)
 
     # ---- start and end -----------------------------------------------------------------------------------
-
-    def _write_job(self) -> None:
-        creator = _fast.Cpu(self.segment.address, 0)
-        for number, (pages, shmem) in enumerate(self.job.files, 1):
-            made = creator.file_new(pages, shmem)
-            if made != number:
-                raise ClusterError(f"file {number} of {pages} pages could not be made: {made}")
-        records = self.job.records()
-        self.segment.view("insn")[: len(records)] = records
-        cpus = self.segment.view("cpu")
-        first = 0
-        for cpu, program in enumerate(self.job.programs):
-            cpus["program_first"][cpu], cpus["program_len"][cpu] = first, len(program)
-            first += len(program)
 
     def _start(self) -> None:
         method = self.config.start_method

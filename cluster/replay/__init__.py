@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmm.cluster import options, results, session, topology
-from shmm.cluster.config import Config, Job
+from shmm.cluster.config import RECORDS_PER_LINE, Config, Job
 from shmm.cluster.crew import ClusterError, Interrupted
 from shmm.cluster.launch import run_point
 from shmm.cluster.replay import table as replay_table
@@ -178,7 +178,7 @@ def job_of(name: str, translation: Translation) -> ReplayJob:
     cpus = len(translation.programs)
     need = translation.pages + translation.cached + translation.tables
     slots = 1 + 2 * translation.vmas + cpus * SLOTS_PER_CPU
-    insns = sum(map(len, translation.programs)) + 1
+    insns = sum(len(program) + RECORDS_PER_LINE for program in translation.programs)
     file_pages = sum(pages for pages, _ in translation.files)
     room = Geometry(
         ncpu=cpus, nmm=1 + translation.slots, nvma=slots, nanon=slots, nfile=len(translation.files) + 2,

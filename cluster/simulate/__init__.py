@@ -46,16 +46,14 @@ class Simulated:
     """A machine's segment with its job written into it, and the simulation of it."""
 
     def __init__(self, config: Config, job: Job, machine: Machine, seed: int) -> None:
-        self.config, self.job, self.machine, self.seed = config, job, machine, seed
+        self.config, self.machine, self.seed = config, machine, seed
+        self.job = dataclasses.replace(job, programs=programs.stagger(job.programs))
         self.cpus = len(job.programs)
         self.seats = machine.seats(self.cpus)
-        self.programs = programs.stagger(job.programs)
-        self.starts = programs.lay_out(self.programs)
 
     def __enter__(self) -> Self:
-        insns = self.starts[-1] + len(self.programs[-1]) + 1
         nodes = len({seat.socket for seat in self.seats})
-        geometry = dataclasses.replace(self.job.geometry(), ninsn=max(2, insns))
+        geometry = self.job.geometry()
         geometry = dataclasses.replace(geometry, nframe=nodes * self._frames_of_a_node(geometry.nframe))
         self.segment = Segment.private(
             geometry, nnode=min(nodes, CONSTANTS["MAX_NODE"]), **self.config.segment_policy(False),
@@ -89,15 +87,9 @@ class Simulated:
         )
 
     def _write_job(self) -> None:
-        creator = _sim.Cpu(self.segment.address, 0)
-        for number, (pages, shmem) in enumerate(self.job.files, 1):
-            if creator.file_new(pages, shmem) != number:
-                raise ClusterError(f"file {number} of {pages} pages could not be made: ask for a smaller --size")
-        records, cpus = self.segment.view("insn"), self.segment.view("cpu")
-        for cpu, (start, program) in enumerate(zip(self.starts, self.programs, strict=True)):
-            records[start : start + len(program)] = program
-            cpus["program_first"][cpu], cpus["program_len"][cpu] = start, len(program)
-            cpus["rng"][cpu] = seed_of(self.seed, 0, cpu)
+        self.job.write(self.segment, _sim.Cpu)
+        for cpu in range(self.cpus):
+            self.segment.view("cpu")["rng"][cpu] = seed_of(self.seed, 0, cpu)
         self.segment.view("seg")["barrier_parties"] = self.cpus
 
     def _attach(self) -> None:
@@ -118,7 +110,7 @@ class Simulated:
 
         Raises Interrupted, and ClusterError if every CPU waits for another or a cut-off was reached."""
         least = round(self.config.seconds * PS)
-        self.simulation.begin(programs.round_begins(self.programs[0]), 0, least, round(MOST_SECONDS * PS),
+        self.simulation.begin(programs.round_begins(self.job.programs[0]), 0, least, round(MOST_SECONDS * PS),
                               most_accesses=MOST_ACCESSES, clocked=self.job.clocked)
         while (status := self.simulation.run(SLICE)) == "running":
             if interrupted():

@@ -12,7 +12,6 @@ from shmm.program import OP
 
 NO_ROUND = 2**64 - 1            # the programs end by themselves
 JUMPS = (OP["JMP"], OP["DJNZ"])
-LINE_OF_RECORDS = 8             # result words that share a cache line
 
 
 def loop(program: NDArray[Any]) -> tuple[int, int] | None:
@@ -55,12 +54,3 @@ def shortened(program: NDArray[Any], share: float) -> NDArray[Any]:
     jumps = np.isin(rest["op"], JUMPS) & (rest["value"] >= first)
     rest["value"][jumps] += length
     return np.concatenate([program[:first], body, rest])
-
-
-def lay_out(programs: Sequence[NDArray[Any]]) -> list[int]:
-    """Where each program's records begin, so that no two CPUs' result words share a cache line."""
-    starts, at = [], 0
-    for program in programs:
-        starts.append(at)
-        at += -(-len(program) // LINE_OF_RECORDS) * LINE_OF_RECORDS
-    return starts
