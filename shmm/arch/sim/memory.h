@@ -24,14 +24,17 @@ static inline int sim_load_hit(const void *p)
 	return 1;
 }
 
-/* A spin loop's last turn remembers which lines it looked at. */
-static void sim_note(uint32_t line)
+/* A spin loop's last turn remembers which lines it looked at.  fetched: it did not have this one. */
+static void sim_note(uint32_t line, int fetched)
 {
 	sim_cpu_t *me = sim.me;
 
 	for (uint32_t i = 0; i < me->nseen; i++)
-		if (me->seen[i] == line)
+		if (me->seen[i] == line) {
+			if (fetched)
+				me->tracking = SIM_NOT_NOW;     /* it has changed since the first look at it */
 			return;
+		}
 	if (me->nseen == SIM_WATCH)
 		me->tracking = 0;       /* it is no loop over a few words (any more) */
 	else
@@ -66,19 +69,20 @@ static inline void line_await(uint32_t line, int writes)
 		line_queue(line, writes);
 }
 
-/* Makes the line readable for this CPU. */
-static void sim_get_for_reading(uint32_t line)
+/* Makes the line readable for this CPU; whether it had to be fetched. */
+static int sim_get_for_reading(uint32_t line)
 {
 	line_t *l = &sim.line[line];
 
 	sim_checkpoint();
 	if (line_usable(l, line_mine(l)))
-		return;
+		return 0;
 	sim_exact();
-	if (!line_mine(l)) {
-		line_await(line, 0);
-		line_read(line);
-	}
+	if (line_mine(l))
+		return 0;
+	line_await(line, 0);
+	line_read(line);
+	return 1;
 }
 
 /* Makes the line this CPU's alone; how long the transfer takes, 0 if it was. */
@@ -99,6 +103,7 @@ static uint32_t sim_get_for_writing(uint32_t line)
 SIM_CALL uint64_t sim_load_slow(const void *p, uint32_t size)
 {
 	uint32_t line = sim_line_of(p);
+	int fetched;
 
 	if (!sim.on)
 		return host_load(p, size);
@@ -107,10 +112,10 @@ SIM_CALL uint64_t sim_load_slow(const void *p, uint32_t size)
 		sim.clock += sim.hit;
 		return 0;
 	}
-	sim_get_for_reading(line);
+	fetched = sim_get_for_reading(line);
 	sim.clock += sim.hit;
 	if (sim.me->tracking)
-		sim_note(line);
+		sim_note(line, fetched);
 	sim_set_limit();
 	return host_load(p, size);
 }
@@ -144,7 +149,7 @@ SIM_CALL void sim_store_slow(const void *p)
 		me->drain = sim.clock + cost;
 	sim.clock += sim.hit;
 	if (me->tracking)
-		sim_note(line);
+		sim_note(line, cost != 0);
 	sim_set_limit();
 }
 
@@ -178,7 +183,7 @@ SIM_CALL void sim_rmw_slow(const void *p)
 		sim_lump(SIM_INTERRUPT, sim.cost.ipi_handle);
 	}
 	if (me->tracking)
-		sim_note(line);
+		sim_note(line, cost != 0);
 	sim_set_limit();
 }
 

@@ -39,6 +39,10 @@ static void sim_count(int runs)
 	sim.counting = runs;
 	sim_account();
 	sim.rooms.snapshot(!runs);
+	for (uint32_t i = 0; i < sim.ncpu; i++) {       /* a speculation that is dropped later gives back nothing of before */
+		sim.cpu[i].attempt = sim.cpu[i].stack;
+		sim.cpu[i].attempt_since = sim_clock_of(i);
+	}
 	sim.lasted += runs ? 0 : sim.clock - sim.since;
 	sim.since = sim.clock;
 }
@@ -236,6 +240,8 @@ static void sim_run(uint64_t accesses)
 	if (sim.status != SIM_RUNNING || sim.out_of_memory)
 		return;
 	sim.pause_at = sim.accesses + accesses;
+	if (sim.pause_at > sim.most_accesses)
+		sim.pause_at = sim.most_accesses + 1;   /* a CPU alone looks up at no other time */
 	sim.on = 1;
 	if (sim.me == NULL) {
 		uint64_t first = tree_first();

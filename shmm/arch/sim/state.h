@@ -51,6 +51,7 @@ typedef struct {
 	ps_t wait[SIM_NSTRUCTURE];              /* locks, spinning or asleep */
 } sim_stack_t;
 
+enum { SIM_TRACKING = 1, SIM_NOT_NOW = 2 };      /* the lines that a spin loop looks at; this turn does not count */
 enum sim_mode { SIM_READY, SIM_QUEUED, SIM_PARKED, SIM_SLEEPING, SIM_DONE };
 
 typedef struct {

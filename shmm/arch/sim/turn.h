@@ -146,6 +146,13 @@ static void sim_interrupt(void)
 	}
 }
 
+/* Time for a look from outside, or to be cut off.  Goes on as if nothing had been: nobody else runs for it, or how often
+ * somebody looks would decide who is next. */
+static void sim_pause(void)
+{
+	sim_leave(sim.clock > sim.most ? SIM_CUT_TIME : sim.accesses > sim.most_accesses ? SIM_CUT_ACCESSES : SIM_RUNNING);
+}
+
 /* Before a hit: those who are too far behind run first, and interrupts that are due are taken. */
 static void sim_checkpoint(void)
 {
@@ -155,8 +162,10 @@ static void sim_checkpoint(void)
 
 		if (!me->irq_masked && me->irq_at <= sim.clock)
 			sim_interrupt();
-		else if ((first != SIM_NEVER && key_time(first) + sim.cost.lookahead <= sim.clock)
-			 || sim.accesses >= sim.pause_at)
+		else if (sim.accesses >= sim.pause_at || sim.clock > sim.most)
+			sim_pause();
+		/* keys, not times: of two CPUs at one time without lookahead the second must let the first go on */
+		else if (first != SIM_NEVER && first + sim_key(sim.cost.lookahead, 0) < sim_key(sim.clock, sim.id))
 			sim_yield();
 		else
 			break;

@@ -78,7 +78,7 @@ static void sim_spin(uint32_t turn, ps_t until)
 
 	if (!sim.on)
 		return;
-	if (turn && me->tracking && me->nseen)
+	if (turn && me->tracking == SIM_TRACKING && me->nseen)
 		sim_park(until);
 	else {
 		if (turn && !me->tracking)
@@ -86,7 +86,7 @@ static void sim_spin(uint32_t turn, ps_t until)
 		sim.clock += (ps_t)pauses * sim.cost.pause;
 		me->stack.wait[SIM_S_other] += (ps_t)pauses * sim.cost.pause;
 	}
-	me->tracking = 1;
+	me->tracking = SIM_TRACKING;
 	me->nseen = 0;
 	sim_set_limit();
 	sim_checkpoint();
