@@ -138,13 +138,14 @@ static void sim_cpu_main(void *number)
 
 /* ---- begin, run, end ---------------------------------------------------------------------------------------------- */
 
-static void *sim_map(size_t bytes)
+/* huge: of so many bytes all will be used, so that large pages are worth it. */
+static void *sim_map(size_t bytes, size_t huge)
 {
 	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (p == MAP_FAILED)
 		return NULL;
-	madvise(p, bytes, MADV_HUGEPAGE);
+	madvise(p, huge, MADV_HUGEPAGE);
 	return p;
 }
 
@@ -183,8 +184,8 @@ static int sim_begin(void *base, uint64_t size, uint64_t memory_off, uint64_t fr
 	sim.max_slot = 4096;
 	sim.max_crowd = ncpu * (SIM_WATCH + 1) + 2;
 	sim.nslot = sim.ncrowd = 1;
-	sim.line = sim_map(size / 64 * sizeof(line_t));
-	sim.page = sim_map((sim.pages + 1) * sizeof(page_t));
+	sim.line = sim_map(size / 64 * sizeof(line_t), sim.memory_line * sizeof(line_t));
+	sim.page = sim_map((sim.pages + 1) * sizeof(page_t), sim.pages * sizeof(page_t));
 	sim.tree = malloc(sim.leaves * 2 * 8);
 	sim.structure = calloc(sim.frame_line + 1, 1);
 	sim.sharer = malloc((uint64_t)sim.max_slot << sim.word_shift << 3);
