@@ -108,7 +108,7 @@ static inline uint32_t new_frame(vcpu_t *c, cpu_t *me)
 	pool_t *zone = &c->g->node[c->node].zone;
 	if (!pfn) {
 		uint32_t last, n = 1;
-		while (!__sync_bool_compare_and_swap(&zone->lock.v, 0, c->id + 1))
+		while (!__sync_bool_compare_and_swap(&zone->lock.owner.v, 0, c->id + 1))
 			;
 		pfn = last = zone->head.v;
 		while (n < SHMM_PCP_BATCH && c->frames[last].next.v)
@@ -118,7 +118,7 @@ static inline uint32_t new_frame(vcpu_t *c, cpu_t *me)
 		c->frames[last].next.v = 0;
 		me->pcp_head.v = pfn;
 		me->pcp_count.v = n;
-		REL(&zone->lock, 0);
+		REL(&zone->lock.owner, 0);
 	}
 	me->pcp_head.v = c->frames[pfn].next.v;
 	me->pcp_count.v--;
@@ -138,7 +138,7 @@ static inline void to_lru(vcpu_t *c, cpu_t *me, uint32_t pfn)
 	me->lru_count.v = ++n;
 	if (n < SHMM_LRU_BATCH)
 		return;
-	while (!__sync_bool_compare_and_swap(&node->lru_lock.v, 0, c->id + 1))
+	while (!__sync_bool_compare_and_swap(&node->lru_lock.owner.v, 0, c->id + 1))
 		;
 	for (uint32_t i = 0; i < n; i++) {
 		frame_t *f = c->frames + me->lru_frame[i].v;
@@ -154,7 +154,7 @@ static inline void to_lru(vcpu_t *c, cpu_t *me, uint32_t pfn)
 		f->on_lru.v = 1;
 		node->lru_pages.v++;
 	}
-	REL(&node->lru_lock, 0);
+	REL(&node->lru_lock.owner, 0);
 	me->lru_count.v = 0;
 }
 
@@ -181,7 +181,7 @@ static inline int speculate(vcpu_t *c, cpu_t *me, mm_t *mm, uint64_t addr)
 	if (!pmdp || !(pmd = ACQ(pmdp)))
 		return 1;
 	ptep = below(c, pmd, addr, 12);
-	ptl = &c->frames[(pmd & SHMM_PTE_PFN) >> 12].ptl;
+	ptl = &c->frames[(pmd & SHMM_PTE_PFN) >> 12].ptl.owner;
 	pte = ACQ(ptep);
 	on(me);
 	if (pte)

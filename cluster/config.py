@@ -64,7 +64,8 @@ class Config:
         """The same, as Segment.create takes it."""
         return {"scheme": self.scheme, "walk": self.walk, "table_free": self.table_free, "ipi": self.ipi,
                 "force_speculation": self.force_speculation, "zeroing": self.zero,
-                "paranoid": self.paranoid, "shared_core": shared_core}
+                "paranoid": self.paranoid, "shared_core": shared_core,
+                "queued_spinlocks": not shared_core}      # a line hands the lock to CPUs that have no core
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ Only looks: a dead CPU may hold any lock, so nothing here waits for one."""
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from shmm.layout import CONSTANTS, OPS
+from shmm.layout import CONSTANTS, DTYPES, OPS
 from shmm.segment import Segment
 
 WRITER = 1                      # bit 0 of an rwsem's count: held by a writer; readers count from bit 8
@@ -89,12 +90,28 @@ def mode(state: int) -> str:
 
 
 def owned(segment: Segment, cpu: int) -> str:
-    """The mmap_locks that the CPU holds for writing, or an empty string."""
+    """The mmap_locks that the CPU holds for writing, and the spinlocks that it holds, or an empty string."""
     mms = segment.view("mm")
-    return ", ".join(
-        f"the mmap_lock of address space {slot}, for writing"
-        for slot in range(1, len(mms)) if _owner(mms[slot]["mmap_lock"]) == cpu
-    )
+    held = [f"the mmap_lock of address space {slot}, for writing"
+            for slot in range(1, len(mms)) if _owner(mms[slot]["mmap_lock"]) == cpu]
+    for array in ("seg", "mm", "frame"):
+        for lock, owners in _spinlocks(np.atleast_1d(segment.view(array)), ""):
+            held += [f"the spinlock {array}{'' if array == 'seg' else f'[{index}]'}{lock}"
+                     for index in np.flatnonzero(owners == cpu + 1)]
+    return ", ".join(held)
+
+
+def _spinlocks(records: NDArray[Any], path: str) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Each spinlock in the records: where in one of them it is, and its owner (cpu + 1) in all of them."""
+    for name in records.dtype.names or ():
+        inner = records[name]
+        if inner.dtype == DTYPES["spinlock_t"]:
+            yield f"{path}.{name}", inner["owner"]
+        elif inner.ndim == records.ndim:
+            yield from _spinlocks(inner, f"{path}.{name}")
+        elif inner.dtype.names:
+            for number in range(inner.shape[-1]):
+                yield from _spinlocks(inner[..., number], f"{path}.{name}[{number}]")
 
 
 def lock_state(segment: Segment, slot: int) -> str:

@@ -39,7 +39,7 @@
  *       that point to it.
  *   I5  Counters add up: speculative attempts = successes + aborts, aborts = the sum of the named aborts,
  *       frames allocated - freed = frames in use.
- *   I6  mmap_seq is even and every lock is free when no operation is running; interrupts are on everywhere.
+ *   I6  mmap_seq is even, every lock is free and nobody in line for one when no operation runs; interrupts are on.
  */
 #ifndef SHMM_LAYOUT_H
 #define SHMM_LAYOUT_H
@@ -112,7 +112,7 @@ enum { SHMM_IPI_MAILBOX = 0, SHMM_IPI_SIGNAL = 1 };
 	X(shootdown_waits)              /* targets that had interrupts off and were waited for */         \
 	X(rwsem_read_fast) X(rwsem_read_slow) X(rwsem_read_sleep)                                         \
 	X(rwsem_write_fast) X(rwsem_write_slow) X(rwsem_write_spin) X(rwsem_write_sleep) X(rwsem_handoff) \
-	X(ptl_contended)                                                                                  \
+	X(ptl_contended) X(spinlock_queued)     /* waits in line for a spinlock */                        \
 	X(rcu_grace_periods) X(rcu_callbacks) X(rcu_backpressure)                                         \
 	X(violations)                   /* invariants found broken while running (--paranoid) */          \
 	X(unexpected)                   /* operations whose result was not the expected one */
@@ -126,25 +126,28 @@ enum shmm_counter {
 
 /* ---- parts ---------------------------------------------------------------------------------------------*/
 
+/* mm/spinlock.pxd: cpu + 1 of the owner, and of the last in line (cpu_t.queue_next); 0: none.  Any CPU. */
+typedef struct { a32 owner, tail; } spinlock_t;
+
 /* mm/rwsem.pxd.  count: bit 0 writer, bit 1 waiters, bit 2 handoff, readers from bit 8. */
 typedef struct {
 	a64 count;                                 /* any CPU */
 	a32 owner;                                 /* writer's cpu + 1, 0 when read-held or free */
-	a32 wait_lock;                             /* spinlock over the queue of cpu_t.waiter */
+	spinlock_t wait_lock;                      /* over the queue of cpu_t.waiter */
 	p32 wait_head, wait_tail;                  /* under wait_lock: cpu + 1 */
 } rwsem_t;
 
 /* mm/percpu_rwsem.pxd.  Readers count in cpu_t.percpu_readers[index]. */
 typedef struct {
 	a32 block;                                 /* a writer wants it or has it */
-	a32 writer;                                /* who writes: cpu + 1; the others sleep */
+	spinlock_t writer;                         /* who writes; only tried, the others sleep */
 	a32 slow;                                  /* readers must use a full barrier (rcu_sync not idle) */
 	uint32_t index;
 } percpu_rwsem_t;
 
 /* mm/frame.pxd: a stock of frames or objects, linked by index. */
 typedef struct {
-	_Alignas(64) a32 lock;
+	_Alignas(64) spinlock_t lock;
 	p32 head;                                  /* under lock */
 	a64 free;                                  /* written under lock, read as a hint */
 } pool_t;
@@ -152,7 +155,7 @@ typedef struct {
 /* One memory node: the frames of one range (mm/frame.pxd), and the LRU list of those in use (mm/lru.pxd). */
 typedef struct {
 	pool_t zone;                               /* taken in batches */
-	_Alignas(64) a32 lru_lock;                 /* spinlock */
+	_Alignas(64) spinlock_t lru_lock;
 	p32 lru_head, lru_tail;                    /* under lru_lock, as lru_pages */
 	p64 lru_pages;
 } node_t;
@@ -181,6 +184,8 @@ typedef struct {
 	p32 waiter_type;                           /* under the rwsem's wait_lock */
 	p32 waiter_next;                           /* under the rwsem's wait_lock: cpu + 1 */
 
+	/* neighbours in line for a spinlock write, the owner clears: who stands behind (cpu + 1), and its turn */
+	_Alignas(64) a32 queue_next, queue_ready;
 	/* owner only, from here to the RCU snapshot */
 	_Alignas(64) p32 irq_depth;
 	p32 rcu_depth;
@@ -243,7 +248,7 @@ typedef struct {
 	a32 users;                                 /* CPUs that run it; spf is off while this is 1 */
 	p32 in_use;
 
-	_Alignas(64) a32 page_table_lock;          /* spinlock: installs of upper tables, anon_vma_prepare */
+	_Alignas(64) spinlock_t page_table_lock;   /* installs of upper tables, anon_vma_prepare */
 
 	_Alignas(64) a64 rss_anon;                 /* batched adds */
 	a64 rss_file;
@@ -294,7 +299,7 @@ typedef struct {
 	a32 kind;                                  /* SHMM_FRAME_* */
 	a32 gen;                                   /* freed how often (I3) */
 	a32 exclusive;                             /* an anonymous page that only one mm can map */
-	a32 ptl;                                   /* a table's spinlock; type-stable with the frame */
+	spinlock_t ptl;                            /* a table's lock; type-stable with the frame */
 	p32 next;                                  /* free list, RCU list or gather list: one at a time */
 	p32 lru_prev, lru_next;                    /* under its node's lru_lock */
 	p32 on_lru;                                /* under its node's lru_lock */
@@ -311,7 +316,7 @@ typedef struct {
 	uint64_t program_off, result_off, memory_off;
 	uint32_t scheme, walk_policy, table_free_policy, ipi_policy;
 	uint32_t force_speculation, zeroing, paranoid, fault_around;     /* fault_around: pages, 1 is off */
-	uint32_t shared_core;                      /* more CPUs than cores */
+	uint32_t shared_core, queued_spinlocks;    /* more CPUs than cores; who waits for a spinlock stands in line */
 	uint32_t rcu_poll_every;                   /* of so many polls for RCU, one looks at every CPU's state */
 	uint32_t creator_pid;
 	uint64_t creator_start;
@@ -331,13 +336,13 @@ typedef struct {
 	node_t node[SHMM_MAX_NODE];
 	pool_t vma_pool;                           /* taken in batches */
 	pool_t anon_pool;
-	_Alignas(64) a32 cache_lock;               /* spinlock: gives files their slots */
+	_Alignas(64) spinlock_t cache_lock;        /* gives files their slots */
 	p32 files_used;
 	p64 cache_used;
 	_Alignas(64) a64 charged;                  /* memcg usage, pages, stocks included */
 
 	_Alignas(64) a64 rcu_seq;                  /* odd: a grace period is in progress */
-	a32 rcu_lock;                              /* spinlock: who drives it */
+	spinlock_t rcu_lock;                       /* who drives it; only tried */
 } seg_t;
 
 /* ---- what one executor carries with it: constants only, private, not in shared memory --------------------- */

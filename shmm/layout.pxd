@@ -81,24 +81,26 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_FRAME_FILE
     const u32 SHMM_FRAME_TABLE
     const u32 SHMM_FRAME_ZERO
+    ctypedef struct spinlock_t:
+        a32 owner, tail
     ctypedef struct rwsem_t:
         a64 count
         a32 owner
-        a32 wait_lock
+        spinlock_t wait_lock
         p32 wait_head
         p32 wait_tail
     ctypedef struct percpu_rwsem_t:
         a32 block
-        a32 writer
+        spinlock_t writer
         a32 slow
         u32 index
     ctypedef struct pool_t:
-        a32 lock
+        spinlock_t lock
         p32 head
         a64 free
     ctypedef struct node_t:
         pool_t zone
-        a32 lru_lock
+        spinlock_t lru_lock
         p32 lru_head, lru_tail
         p64 lru_pages
     ctypedef struct tlb_entry_t:
@@ -116,6 +118,7 @@ cdef extern from "layout.h" nogil:
         a32 turn_wake
         p32 waiter_type
         p32 waiter_next
+        a32 queue_next, queue_ready
         p32 irq_depth
         p32 rcu_depth
         p32 pcp_head
@@ -169,7 +172,7 @@ cdef extern from "layout.h" nogil:
         p32 pgd
         a32 users
         p32 in_use
-        a32 page_table_lock
+        spinlock_t page_table_lock
         a64 rss_anon
         a64 rss_file
         a64 pgtables
@@ -205,7 +208,7 @@ cdef extern from "layout.h" nogil:
         a32 kind
         a32 gen
         a32 exclusive
-        a32 ptl
+        spinlock_t ptl
         p32 next
         p32 lru_prev
         p32 lru_next
@@ -242,7 +245,7 @@ cdef extern from "layout.h" nogil:
         u32 zeroing
         u32 paranoid
         u32 fault_around
-        u32 shared_core
+        u32 shared_core, queued_spinlocks
         u32 rcu_poll_every
         u32 creator_pid
         u64 creator_start
@@ -259,12 +262,12 @@ cdef extern from "layout.h" nogil:
         node_t node[1]
         pool_t vma_pool
         pool_t anon_pool
-        a32 cache_lock
+        spinlock_t cache_lock
         p32 files_used
         p64 cache_used
         a64 charged
         a64 rcu_seq
-        a32 rcu_lock
+        spinlock_t rcu_lock
     ctypedef struct shmm_insn_t:
         unsigned short op
         u8 dst, base, len_reg, opf
@@ -392,6 +395,7 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_C_rwsem_write_sleep
     const u32 SHMM_C_rwsem_handoff
     const u32 SHMM_C_ptl_contended
+    const u32 SHMM_C_spinlock_queued
     const u32 SHMM_C_rcu_grace_periods
     const u32 SHMM_C_rcu_callbacks
     const u32 SHMM_C_rcu_backpressure

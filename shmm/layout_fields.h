@@ -17,7 +17,7 @@ typedef struct {
 		 uint8_t: 1, uint8_t *: 1, a32 *: 4, p32 *: 4, a64 *: 8, p64 *: 8, default: 0), \
 	_Generic(((s *)0)->f, int64_t: 1, default: 0), \
 	_Generic(((s *)0)->f, rwsem_t: "rwsem_t", percpu_rwsem_t: "percpu_rwsem_t", pool_t: "pool_t", \
-		 node_t *: "node_t", tlb_entry_t *: "tlb_entry_t", default: (const char *)0) },
+		 spinlock_t: "spinlock_t", node_t *: "node_t", tlb_entry_t *: "tlb_entry_t", default: (const char *)0) },
 
 static const char *const shmm_counter_names[] = {
 #define X(name) #name,
@@ -33,13 +33,16 @@ static const char *const shmm_op_names[] = {
 
 static const struct { const char *name; size_t size; } shmm_structs[] = {
 #define STRUCTURE(s) { #s, sizeof(s) },
-	STRUCTURE(rwsem_t) STRUCTURE(percpu_rwsem_t) STRUCTURE(pool_t) STRUCTURE(node_t) STRUCTURE(tlb_entry_t)
+	STRUCTURE(spinlock_t) STRUCTURE(rwsem_t) STRUCTURE(percpu_rwsem_t) STRUCTURE(pool_t) STRUCTURE(node_t)
+	STRUCTURE(tlb_entry_t)
 	STRUCTURE(cpu_t) STRUCTURE(mm_t) STRUCTURE(vma_t) STRUCTURE(anon_vma_t) STRUCTURE(file_t) STRUCTURE(frame_t)
 	STRUCTURE(seg_t) STRUCTURE(shmm_insn_t)
 };
 static const size_t shmm_nstructs = sizeof shmm_structs / sizeof shmm_structs[0];
 
 static const shmm_field_t shmm_fields[] = {
+	FIELD(spinlock_t, owner) FIELD(spinlock_t, tail)
+
 	FIELD(rwsem_t, count) FIELD(rwsem_t, owner) FIELD(rwsem_t, wait_lock) FIELD(rwsem_t, wait_head)
 	FIELD(rwsem_t, wait_tail)
 
@@ -55,7 +58,8 @@ static const shmm_field_t shmm_fields[] = {
 
 	FIELD(cpu_t, state) FIELD(cpu_t, mm) FIELD(cpu_t, doing) FIELD(cpu_t, doing_addr) FIELD(cpu_t, host_pid)
 	FIELD(cpu_t, online) FIELD(cpu_t, ipi_req) FIELD(cpu_t, wake) FIELD(cpu_t, turn_wake)
-	FIELD(cpu_t, waiter_type) FIELD(cpu_t, waiter_next) FIELD(cpu_t, irq_depth) FIELD(cpu_t, rcu_depth)
+	FIELD(cpu_t, waiter_type) FIELD(cpu_t, waiter_next) FIELD(cpu_t, queue_next)
+	FIELD(cpu_t, queue_ready) FIELD(cpu_t, irq_depth) FIELD(cpu_t, rcu_depth)
 	FIELD(cpu_t, pcp_head) FIELD(cpu_t, pcp_count) FIELD(cpu_t, vma_head) FIELD(cpu_t, vma_count)
 	FIELD(cpu_t, lru_count) FIELD(cpu_t, charge_stock) FIELD(cpu_t, rss_anon) FIELD(cpu_t, rss_file)
 	FIELD(cpu_t, rng) FIELD(cpu_t, tlb_gen) FIELD(cpu_t, tlb_victim) FIELD(cpu_t, poll_count)
@@ -93,7 +97,8 @@ static const shmm_field_t shmm_fields[] = {
 	FIELD(seg_t, program_off) FIELD(seg_t, result_off) FIELD(seg_t, memory_off) FIELD(seg_t, scheme)
 	FIELD(seg_t, walk_policy) FIELD(seg_t, table_free_policy) FIELD(seg_t, ipi_policy)
 	FIELD(seg_t, force_speculation) FIELD(seg_t, zeroing) FIELD(seg_t, paranoid) FIELD(seg_t, fault_around)
-	FIELD(seg_t, shared_core) FIELD(seg_t, rcu_poll_every) FIELD(seg_t, creator_pid) FIELD(seg_t, creator_start)
+	FIELD(seg_t, shared_core) FIELD(seg_t, queued_spinlocks) FIELD(seg_t, rcu_poll_every) FIELD(seg_t, creator_pid)
+	FIELD(seg_t, creator_start)
 	FIELD(seg_t, cpu_node) FIELD(seg_t, stop)
 	FIELD(seg_t, ready) FIELD(seg_t, finished) FIELD(seg_t, barrier_count) FIELD(seg_t, barrier_gen)
 	FIELD(seg_t, barrier_parties) FIELD(seg_t, turn) FIELD(seg_t, clock_since) FIELD(seg_t, clock_ns)

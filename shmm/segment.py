@@ -47,7 +47,8 @@ POLICIES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "table_free": ("table_free_policy", ("ipi", "rcu")),
     "ipi": ("ipi_policy", ("mailbox", "signal")),
 }
-NUMBERS: Final = ("force_speculation", "zeroing", "paranoid", "fault_around", "shared_core", "rcu_poll_every")
+NUMBERS: Final = ("force_speculation", "zeroing", "paranoid", "fault_around", "shared_core", "queued_spinlocks",
+                  "rcu_poll_every")
 
 # Array -> its dtype and the header's fields that say where it begins and how many there are.
 VIEWS: Final[dict[str, tuple[np.dtype[Any], str, str]]] = {

@@ -40,7 +40,7 @@ def test_lines_name_source_symbol_and_change(race):
     assert re.search(r" {20}seqcount\.pxd:\d+  mm\[1\]\.mmap_seq: (\d+) -> \d+ \(odd\)$", text, re.MULTILINE)
     assert re.search(r"zap\.pxd:\d+  pte of ARENA\+0x2000 == 0$", text, re.MULTILINE)
     assert re.search(r"^page_table\.pxd:\d+  pte of ARENA\+0x2000: 0 -> frame \d+ \(wd\)$", text, re.MULTILINE)
-    assert re.search(r"frame\[\d+\]\.ptl: 0 -> 1", text)
+    assert re.search(r"frame\[\d+\]\.ptl\.owner: 0 -> 1", text)
 
 
 def test_the_verdict_and_how_to_see_it_again(race):
@@ -125,7 +125,7 @@ def names_of(segment, mm, cpu, vma, frame):
     yield cpu + offset["cpu"]["counter"] + 8, "cpu[0].counter.pgfault"
     yield cpu + offset["cpu"]["tlb_l1"] + 3 * 16 + 8, "cpu[0].tlb_l1[3].pte"
     yield vma + 5 * sizes["vma"] + offset["vma"]["start"], "vma[5].start"
-    yield frame + 7 * sizes["frame"] + offset["frame"]["ptl"], "frame[7].ptl"
+    yield frame + 7 * sizes["frame"] + offset["frame"]["ptl"] + 4, "frame[7].ptl.tail"
 
 
 @pytest.mark.parametrize(("name", "value", "text"), [

@@ -104,6 +104,17 @@ def test_a_dead_writer_is_named_as_owner_of_the_lock(machine):
     del cpu, lock
 
 
+def test_a_dead_owner_of_spinlocks_is_named(machine):
+    cpu, head, mm, frame = (machine.view(name) for name in ("cpu", "seg", "mm", "frame"))
+    cpu["doing"][1], cpu["doing"][2] = OP["TOUCH"], OP["TOUCH"]
+    frame["ptl"]["owner"][7], mm["mmap_lock"]["wait_lock"]["owner"][1] = 2, 2
+    head["vma_pool"]["lock"]["owner"], head["vma_pool"]["lock"]["tail"] = 2, 3
+    assert fate.doing(machine, 1).endswith(
+        "owner of the spinlock seg.vma_pool.lock, the spinlock mm[1].mmap_lock.wait_lock, the spinlock frame[7].ptl")
+    assert "owner" not in fate.doing(machine, 2)        # it only stands in line
+    del cpu, head, mm, frame
+
+
 def test_other_fates_have_words(machine):
     cpu = machine.view("cpu")
     cpu["doing"][1], cpu["state"][1] = OP["TOUCH"], CONSTANTS["KERNEL"] | CONSTANTS["ASLEEP"]

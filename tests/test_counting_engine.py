@@ -91,6 +91,22 @@ def test_C_D_every_entry_is_announced_by_a_full_barrier(count):
     assert state["ST_RELEASE"] == 1                     # leaving it
 
 
+@pytest.mark.parametrize("queued", [0, 1])
+def test_a_spinlock_that_nobody_else_wants_costs_one_swap_and_one_store(count, queued):
+    """And with a line for those who wait a look whether somebody stands there."""
+    with machine(queued_spinlocks=queued) as segment:
+        cpu = count.Cpu(segment.address, 0)
+        assert cpu.exec(1) == 0
+        addr = cpu.mmap(ARENA, PAGE, RW, ANON)
+        cpu.touch(addr, PAGE)
+        frame = segment.view("frame")
+        (table,) = (frame["level"] == 1).nonzero()[0]
+        count.reset(frame[table:].ctypes.data + frame.dtype.fields["ptl"][1], 8)
+        assert cpu.madvise(addr, PAGE, DONTNEED) == 0
+        _, lock, _ = count.figures()
+        assert lock == {"RMW": 1, "ST_RELEASE": 1} | ({"LD_RELAXED": 1} if queued else {})
+
+
 # ---- the same results ------------------------------------------------------------------------------------------
 
 

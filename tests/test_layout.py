@@ -64,7 +64,7 @@ def test_every_field_of_the_headers_is_in_the_dtypes():
 @pytest.mark.parametrize("old, new", [
     ("a32 online;", "a32 online; a32 forgotten;"),
     ("a64 mmap_seq;", ""),
-    ("a32 page_table_lock;", "a64 page_table_lock;"),
+    ("spinlock_t page_table_lock;", "a64 page_table_lock;"),
     ("p64 start_brk, brk;", "p64 brk, start_brk;"),
     ("} frame_t;", "} frame_t; typedef struct { a32 x; } forgotten_t;"),
 ])

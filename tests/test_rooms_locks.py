@@ -1,5 +1,7 @@
 """The locks, by processes that race: spinlock, seqcount, rwsem, percpu_rwsem."""
 
+import time
+
 import pytest
 from rooms.crew import counter, crew, machine, nanoseconds
 
@@ -17,19 +19,91 @@ def segment():
 
 def lock_is_free(segment) -> bool:
     lock = segment.view("mm")["mmap_lock"][1]
-    return all(int(lock[field]) == 0 for field in ("count", "owner", "wait_lock", "wait_head", "wait_tail"))
+    return not any(int(lock[field]) for field in ("count", "owner", "wait_head", "wait_tail")) and not any(
+        lock["wait_lock"].item())
 
 
 # ---- spinlock ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parties", [2, 5])
-def test_a_spinlock_lets_one_in_at_a_time(rooms, segment, parties):
+def spinlock(segment) -> tuple[int, int]:
+    """The spinlock of locks.pxi: (owner, tail)."""
+    return segment.view("mm")["page_table_lock"][1].item()
+
+
+def wait_for_tail(segment, tail: int) -> None:
+    """Until so many stand in line: their cpu + 1 are 1, 2 and so on.  Whoever waits in vain is killed by crew."""
+    while spinlock(segment)[1] != tail:
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize(("queued", "shared_core", "parties"), [
+    (0, 1, 2), (0, 1, 5), (1, 0, 2), (1, 1, 5), (1, 1, 8),
+])
+def test_a_spinlock_lets_one_in_at_a_time(rooms, queued, shared_core, parties):
     ns = nanoseconds(0.4)
-    ends = crew(*(lambda n=n: rooms.spin(rooms.Cpu(segment.address, n), parties, ns) for n in range(parties)))
-    total, broken = map(sum, zip(*ends, strict=True))
-    assert broken == 0
-    assert rooms.peek(rooms.Cpu(segment.address, 0), TOTAL) == total > 0
+    with machine(queued_spinlocks=queued, shared_core=shared_core) as segment:
+        ends = crew(*(lambda n=n: rooms.spin(rooms.Cpu(segment.address, n), parties, ns) for n in range(parties)))
+        total, broken = map(sum, zip(*ends, strict=True))
+        assert broken == 0
+        assert rooms.peek(rooms.Cpu(segment.address, 0), TOTAL) == total > 0
+        assert spinlock(segment) == (0, 0)
+        assert (counter(segment, "spinlock_queued") > 0) == bool(queued)
+
+
+def test_J_L_H_who_stands_in_line_comes_in_by_turns(rooms):
+    parties = 5
+    with machine(queued_spinlocks=1) as segment:
+        def stand(n: int) -> int:
+            wait_for_tail(segment, n)                   # the one before us, or nobody
+            return rooms.spin_number(rooms.Cpu(segment.address, n))
+
+        def release() -> int:
+            wait_for_tail(segment, parties)             # all of them
+            rooms.spin_step(keeper, "unlock")
+            return rooms.spin_number(keeper)            # again, at once
+
+        keeper = rooms.Cpu(segment.address, parties)
+        rooms.spin_step(keeper, "lock")
+        assert crew(*(lambda n=n: stand(n) for n in range(parties)), release) == [*range(parties + 1)]
+        assert spinlock(segment) == (0, 0)
+        assert counter(segment, "spinlock_queued") in (parties, parties + 1)
+        assert segment.view("cpu")["queue_next"].tolist()[:parties - 1] == [2, 3, 4, 5]
+        assert segment.view("cpu")["queue_ready"].tolist()[:parties] == [0, 1, 1, 1, 1]
+
+
+def test_who_only_tries_a_spinlock_is_never_in_line(rooms):
+    with machine(queued_spinlocks=1) as segment:
+        a, b = (rooms.Cpu(segment.address, n) for n in (0, 1))
+        rooms.spin_step(a, "lock")
+        assert spinlock(segment) == (1, 0)
+        assert not rooms.spin_step(b, "try")
+        assert spinlock(segment) == (1, 0)
+        rooms.spin_step(a, "unlock")
+        segment.view("mm")["page_table_lock"]["tail"][1] = 7        # somebody waits
+        assert not rooms.spin_step(b, "try")                        # and is not overtaken
+        assert spinlock(segment) == (0, 7)
+        segment.view("mm")["page_table_lock"]["tail"][1] = 0
+        assert rooms.spin_step(b, "try")
+        assert spinlock(segment) == (2, 0)
+        assert counter(segment, "spinlock_queued") == 0
+
+
+@pytest.mark.parametrize("where", ["owner", "tail"])
+def test_I6_a_spinlock_at_rest_has_no_owner_and_nobody_in_line(rooms, segment, where):
+    head, mm = segment.view("seg"), segment.view("mm")
+    value = {"owner": "0x3", "tail": "0x300000000"}[where]
+    for lock, line in (
+        (head["node"]["zone"]["lock"][:1], "mm 0: zone.lock"), (head["node"]["lru_lock"][:1], "mm 0: lru_lock"),
+        (head["vma_pool"]["lock"], "mm 0: vma_pool.lock"), (head["anon_pool"]["lock"], "mm 0: anon_pool.lock"),
+        (head["cache_lock"], "mm 0: cache_lock"), (head["rcu_lock"], "mm 0: rcu_lock"),
+        (mm["page_table_lock"][1:2], "mm 1: page_table_lock held"),
+        (mm["mmap_lock"]["wait_lock"][1:2], "mm 1: wait_lock held"),
+    ):
+        lock[where] = 3
+        assert rooms.check(segment.address) == [f"I6 {line} at 0x2: {value}, not 0x0"]
+        lock[where] = 0
+    assert rooms.check(segment.address) == []
 
 
 # ---- seqcount ------------------------------------------------------------------------------------------------

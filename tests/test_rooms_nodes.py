@@ -251,9 +251,9 @@ def move(segment, what: str) -> None:
     elif what == "free frames that are in a list":
         cpu["pcp_head"][0], cpu["pcp_count"][0] = 0, 0
     elif what == "zone.lock":
-        node["zone"]["lock"][1] = 1
+        node["zone"]["lock"]["owner"][1] = 1
     else:
-        node["lru_lock"][1] = 1
+        node["lru_lock"]["owner"][1] = 1
 
 
 @pytest.mark.parametrize("what, letter", [

@@ -121,10 +121,10 @@ def test_PTL_a_lock_that_is_held_is_not_waited_for(world):
     lock, frames = world.entry(1)[0], world.segment.view("frame")
 
     def hold() -> None:
-        frames["ptl"][lock] = 99
+        frames["ptl"]["owner"][lock] = 99
 
     def release() -> None:                              # the classical fault has begun
-        frames["ptl"][lock] = 0
+        frames["ptl"]["owner"][lock] = 0
 
     down_read = world.address("mm", 1, "mmap_lock")
     assert faulting(world, (hold, LOADS, 0, ptl(world)), (release, RMW, 0, down_read)) is None

@@ -25,7 +25,7 @@ GAP = 2
 STORES = {number for number, kind in enumerate(_check.KINDS) if kind.startswith("ST") or kind.startswith("RMW")}
 FENCES = {number for number, kind in enumerate(_check.KINDS) if kind.startswith("FENCE")}
 ST_PLAIN, LD_PLAIN = _check.KINDS.index("ST_PLAIN"), _check.KINDS.index("LD_PLAIN")
-STEPWISE = ("lock", ".ptl", ".count", "_seq", ".state", ".ipi_req", ".owner")      # each change of these is shown
+STEPWISE = ("lock", ".tail", ".count", "_seq", ".state", ".ipi_req", ".owner")      # each change of these is shown
 HOUSEKEEPING = (".doing", ".doing_addr", ".counter", ".failed", "result[", ".shootdown_hist", ".poll_count",
                 ".irq_depth")
 

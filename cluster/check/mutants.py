@@ -67,6 +67,7 @@ PLANS: dict[str, Plan] = {
     "PUBLISH_VMA": Plan(("recycled_vma", "fault_munmap"), ("weak",)),
     "PUBLISH_TABLE": Plan(("two_faults",), scheme="mmap_lock"),
     "UNLOCK_RELAXED": Plan(("first_faults", "dontneed_mmap"), ("sc", "weak")),
+    "SPIN_RELAXED": Plan(("three_faults", "three_installs"), ("sc", "weak"), scheme="mmap_lock"),
     "UP_READ_RELAXED": Plan(("dontneed_mmap",), scheme="mmap_lock"),
     "IRQ_ENABLE_RELAXED": Plan(("shootdown_reuse",)),
     "MPROTECT_NO_FLUSH": Plan(("mprotect_late",)),
@@ -74,6 +75,8 @@ PLANS: dict[str, Plan] = {
     "FREE_BEFORE_FLUSH": Plan(("shootdown_late", "fault_dontneed")),
     "FLUSH_BEFORE_ZAP": Plan(("shootdown_late",)),
     "RCU_READER_IGNORED": Plan(("reader_across_grace",)),
+    "MCS_NODE_LATE": Plan(("three_faults",), scheme="mmap_lock"),
+    "MCS_HANDOFF": Plan(("three_faults",), scheme="mmap_lock"),
     "ANON_VMA_RACE": Plan(("first_faults",)),
     "ANON_VMA_LOCK": Plan(("first_faults",)),
 }

@@ -17,7 +17,7 @@ from __future__ import annotations
 import importlib
 import mmap
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -86,6 +86,7 @@ class Scenario:
     description: str
     variants: tuple[str, ...]
     build: Callable[[Scene], None]
+    policy: Mapping[str, int] = field(default_factory=dict)     # on top of the variant's
 
     def scene(self) -> Scene:
         """A fresh scene.  Raises ScenarioError if its CPUs are not 2 to 4 without gaps."""
@@ -108,7 +109,8 @@ def load(name: str) -> Scenario:
     if name not in names:
         raise ScenarioError(f"there is no scenario {name!r}; there are {', '.join(names)}")
     module: Any = importlib.import_module(f"shmm.scenarios.{name}")
-    return Scenario(name, module.__doc__.strip().splitlines()[0], getattr(module, "variants", ("base",)), module.build)
+    return Scenario(name, module.__doc__.strip().splitlines()[0], getattr(module, "variants", ("base",)), module.build,
+                    getattr(module, "policy", {}))
 
 
 class Stage:
@@ -124,7 +126,7 @@ class Stage:
         self.programs = [self.scene.cpu[cpu].array() for cpu in range(self.scene.cpus)]
 
     def __enter__(self) -> Self:
-        policy: dict[str, Any] = {"scheme": self.scheme, **VARIANTS[self.variant]}
+        policy: dict[str, Any] = {"scheme": self.scheme, **VARIANTS[self.variant], **self.scenario.policy}
         self.segment = Segment.create(geometry(self.scene), **policy, paranoid=1, fault_around=1, rcu_poll_every=1)
         try:
             self._prepare()

@@ -19,7 +19,8 @@ STRUCTURES = _sim.structures()
 FIELDS = {
     "seg_t": {"stop": "other", "barrier_count": "barrier", "vma_pool": "pool", "cache_lock": "file",
               "charged": "charge", "rcu_seq": "rcu"},
-    "cpu_t": {"state": "cpu_state", "ipi_req": "mailbox", "wake": "wake", "irq_depth": "other", "rcu_snapshot": "rcu",
+    "cpu_t": {"state": "cpu_state", "ipi_req": "mailbox", "wake": "wake", "queue_next": "spin_queue",
+              "irq_depth": "other", "rcu_snapshot": "rcu",
               "percpu_readers": "notifier_lock", "counter": "other"},
     "mm_t": {"mmap_lock": "mmap_lock", "vma_root": "vma_tree", "pgd": "mm", "page_table_lock": "page_table_lock",
              "rss_anon": "rss", "notifier_lock": "notifier_lock", "cpumask": "cpumask"},

@@ -92,6 +92,8 @@ enum shmm_speculation { SHMM_SPECULATION_BEGINS, SHMM_SPECULATION_DROPPED };
 #endif
 #ifndef SHMM_LOCKDEP
 # define SHMM_LOCKDEP(lock, event)      ((void)0)
+#endif
+#ifndef SHMM_POISON
 # define SHMM_POISON(p, n, freed)       ((void)0)
 # define SHMM_MUTANT(m)                 0
 #endif
@@ -128,6 +130,7 @@ enum shmm_speculation { SHMM_SPECULATION_BEGINS, SHMM_SPECULATION_DROPPED };
 	/* a store followed by a full barrier: the kernel's smp_store_mb */                              \
 	static inline void st##W##_mb(a##W *p, U v) { xchg##W(p, v); }                                   \
 	SHMM_DEFINE_SWAPS(U, W, , SHMM_RMW, __ATOMIC_SEQ_CST)                                            \
+	SHMM_DEFINE_SWAPS(U, W, _relaxed, SHMM_RMW_RELAXED, __ATOMIC_RELAXED)                            \
 	SHMM_DEFINE_SWAPS(U, W, _acquire, SHMM_RMW_ACQUIRE, __ATOMIC_ACQUIRE)                            \
 	SHMM_DEFINE_SWAPS(U, W, _release, SHMM_RMW_RELEASE, __ATOMIC_RELEASE)                            \
 	/* fetch_* return the value before */                                                            \

@@ -38,6 +38,7 @@ cdef extern from "arch.h" nogil:
     u64 xchg64(a64*, u64) noexcept
     u32 cmpxchg32(a32*, u32 old, u32 new) noexcept
     u64 cmpxchg64(a64*, u64 old, u64 new) noexcept
+    u32 cmpxchg32_relaxed(a32*, u32 old, u32 new) noexcept
     u32 cmpxchg32_acquire(a32*, u32 old, u32 new) noexcept
     u64 cmpxchg64_acquire(a64*, u64 old, u64 new) noexcept
     u32 cmpxchg32_release(a32*, u32 old, u32 new) noexcept

@@ -43,6 +43,7 @@
 	X(PUBLISH_VMA, "order", "a VMA is linked into the tree by a relaxed store") \
 	X(PUBLISH_TABLE, "order", "a page table or page is linked in by a relaxed store") \
 	X(UNLOCK_RELAXED, "order", "a spinlock is released by a relaxed store") \
+	X(SPIN_RELAXED, "order", "who has waited for a spinlock takes it without an acquire") \
 	X(UP_READ_RELAXED, "order", "up_read has no release") \
 	X(IRQ_ENABLE_RELAXED, "order", "interrupts are turned on by a relaxed store") \
 	X(IPI_LOST, "flush", "a shootdown's request is not posted") \
@@ -57,6 +58,8 @@
 	X(RWSEM_NO_WAKE, "lock", "whoever releases a rwsem wakes nobody") \
 	X(RWSEM_READERS_IGNORED, "lock", "a writer takes a rwsem that readers hold") \
 	X(RWSEM_DOWNGRADE_GAP, "lock", "downgrade_write releases and then reads anew") \
+	X(MCS_NODE_LATE, "lock", "a CPU clears its place in line for a spinlock when it can be found already") \
+	X(MCS_HANDOFF, "lock", "the head of the line for a spinlock does not tell the next one that it is its turn") \
 	X(ANON_VMA_RACE, "lock", "anon_vma_prepare does not look again under its lock") \
 	X(ANON_VMA_LOCK, "lock", "anon_vma_prepare takes no lock")
 

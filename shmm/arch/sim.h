@@ -15,6 +15,7 @@
 #include "sim/run.h"
 
 #define SHMM_OPERATION(cpu, pc, begins) sim_operation(cpu, pc, begins)
+#define SHMM_LOCKDEP(lock, event)       sim_lockdep(lock, event)
 #define SHMM_EXCEPTION(kind)            sim_exception(kind)
 #define SHMM_SPECULATION(event)         sim_speculation(event)
 #define SHMM_CLOCK(runs)                sim_clock_event(runs)

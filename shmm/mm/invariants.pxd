@@ -4,12 +4,12 @@ stop the world, between two steps).
 Each returns the number of breaches it found and fills `found` with the first, so that a checker can stop at once and
 a launcher can print a line.  I3 is looked at where a translation is used (mmu.pxd) and only counted there."""
 
-from shmm.arch.arch cimport a32, get32, get64, ld32_relaxed, ld64_relaxed, u32, u64
+from shmm.arch.arch cimport get32, get64, ld32_relaxed, ld64_relaxed, u32, u64
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_SWAP, SHMM_C_pgalloc, SHMM_C_pgfree, SHMM_C_spf_abort, SHMM_C_spf_attempt,
     SHMM_C_spf_success, SHMM_C_violations, SHMM_FRAME_FREE, SHMM_FRAME_TABLE, SHMM_IRQ_OFF, SHMM_PAGE_SHIFT,
     SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER, SHMM_VM_EXEC, SHMM_VM_READ,
-    SHMM_VM_WRITE, mm_t, node_t, vcpu_t,
+    SHMM_VM_WRITE, mm_t, node_t, spinlock_t, vcpu_t,
 )
 from shmm.mm.find_vma cimport find_vma
 from shmm.mm.frame cimport frame_node
@@ -34,6 +34,17 @@ cdef inline u64 breach(breach_t *found, u32 invariant, u32 mm, const char *what,
         found.got = got
         found.want = want
     return 1
+
+
+cdef inline u64 lock_words(spinlock_t *lock) noexcept nogil:
+    """A spinlock's owner, and its tail above: 0 if nobody holds it and nobody stands in line."""
+    return <u64> ld32_relaxed(&lock.tail) << 32 | ld32_relaxed(&lock.owner)
+
+
+cdef inline u64 check_free(spinlock_t *lock, u32 mm, const char *name, breach_t *found) noexcept nogil:
+    """A spinlock that nobody should hold: where is the cpu that does, or else the last in line."""
+    cdef u32 cpu = ld32_relaxed(&lock.owner) or ld32_relaxed(&lock.tail)
+    return breach(found, 6, mm, name, cpu - 1, lock_words(lock), 0) if cpu else 0
 
 
 cdef inline u64 check_child(vcpu_t *c, u32 mm, u32 v, u32 child, u64 *bad, breach_t *found) noexcept nogil:
@@ -116,8 +127,8 @@ cdef inline u64 check_table(vcpu_t *c, u32 slot, u32 table, u32 level, u64 base,
     refs[table] += 1
     if ld32_relaxed(&c.frames[table].kind) != SHMM_FRAME_TABLE or get32(&c.frames[table].level) != level:
         return breach(found, 2, slot, b"not a table of this level", base, table, level)
-    if ld32_relaxed(&c.frames[table].ptl):
-        bad += breach(found, 6, slot, b"page-table lock held", base, ld32_relaxed(&c.frames[table].ptl), 0)
+    if lock_words(&c.frames[table].ptl):
+        bad += breach(found, 6, slot, b"page-table lock held", base, lock_words(&c.frames[table].ptl), 0)
     for i in range(SHMM_PTRS_PER):
         entry = ld64_relaxed(table_entry(c, table, i))
         if entry == 0:
@@ -260,11 +271,6 @@ cdef inline u64 check_I5(vcpu_t *c, breach_t *found) noexcept nogil:
     return bad
 
 
-cdef inline u64 check_free(a32 *lock, const char *name, breach_t *found) noexcept nogil:
-    """A spinlock that nobody should hold: where is the cpu that does."""
-    return breach(found, 6, 0, name, ld32_relaxed(lock) - 1, ld32_relaxed(lock), 0) if ld32_relaxed(lock) else 0
-
-
 cdef inline u64 check_I6(vcpu_t *c, breach_t *found) noexcept nogil:
     cdef u64 bad = 0
     cdef u32 i
@@ -273,16 +279,17 @@ cdef inline u64 check_I6(vcpu_t *c, breach_t *found) noexcept nogil:
             bad += breach(found, 6, i, b"mmap_seq is odd", 0, ld64_relaxed(&c.mms[i].mmap_seq), 0)
         if ld64_relaxed(&c.mms[i].mmap_lock.count):
             bad += breach(found, 6, i, b"mmap_lock held", 0, ld64_relaxed(&c.mms[i].mmap_lock.count), 0)
-        if ld32_relaxed(&c.mms[i].page_table_lock):
-            bad += breach(found, 6, i, b"page_table_lock held", 0, ld32_relaxed(&c.mms[i].page_table_lock), 0)
+        bad += check_free(&c.mms[i].mmap_lock.wait_lock, i, b"wait_lock held", found)
+        bad += check_free(&c.mms[i].page_table_lock, i, b"page_table_lock held", found)
     for i in range(c.g.ncpu):
         if ld64_relaxed(&c.cpus[i].state) & SHMM_IRQ_OFF or get32(&c.cpus[i].irq_depth):
             bad += breach(found, 6, 0, b"interrupts off on cpu", i, ld64_relaxed(&c.cpus[i].state), 0)
         if get32(&c.cpus[i].rcu_depth):
             bad += breach(found, 6, 0, b"RCU section left open on cpu", i, get32(&c.cpus[i].rcu_depth), 0)
     for i in range(c.g.nnode):
-        bad += check_free(&c.g.node[i].zone.lock, b"zone.lock", found)
-        bad += check_free(&c.g.node[i].lru_lock, b"lru_lock", found)
-    return (bad + check_free(&c.g.vma_pool.lock, b"vma_pool.lock", found)
-            + check_free(&c.g.anon_pool.lock, b"anon_pool.lock", found)
-            + check_free(&c.g.cache_lock, b"cache_lock", found) + check_free(&c.g.rcu_lock, b"rcu_lock", found))
+        bad += check_free(&c.g.node[i].zone.lock, 0, b"zone.lock", found)
+        bad += check_free(&c.g.node[i].lru_lock, 0, b"lru_lock", found)
+    return (bad + check_free(&c.g.vma_pool.lock, 0, b"vma_pool.lock", found)
+            + check_free(&c.g.anon_pool.lock, 0, b"anon_pool.lock", found)
+            + check_free(&c.g.cache_lock, 0, b"cache_lock", found)
+            + check_free(&c.g.rcu_lock, 0, b"rcu_lock", found))

@@ -18,9 +18,9 @@ exist here: the list is linked through the tables' frame_t.)
 The collected frames are in the executor's private scratch (vcpu_t.gather); a full scratch is flushed and reused, as a
 full batch is in the kernel."""
 
-from shmm.arch.arch cimport a32, get32, mutant, poison_range, put32, st32_relaxed, u32, u64
+from shmm.arch.arch cimport get32, mutant, poison_range, put32, st32_relaxed, u32, u64
 from shmm.arch.mutants cimport SHMM_M_FREE_BEFORE_FLUSH, SHMM_M_PTL_FREED, SHMM_M_TABLE_FREE_NOW
-from shmm.layout cimport SHMM_TABLE_FREE_RCU, mm_t, vcpu_t
+from shmm.layout cimport SHMM_TABLE_FREE_RCU, mm_t, spinlock_t, vcpu_t
 from shmm.mm.call_rcu cimport RCU_TABLE, call_rcu
 from shmm.mm.frame cimport put_frame_testzero
 from shmm.mm.lru cimport release_frames
@@ -59,7 +59,7 @@ cdef inline void tlb_remove_page(vcpu_t *c, mmu_gather_t *tlb, u32 pfn) noexcept
 
 cdef inline void tlb_remove_table(vcpu_t *c, mmu_gather_t *tlb, u32 table) noexcept nogil:
     if mutant(SHMM_M_PTL_FREED):
-        poison_range(&c.frames[table].ptl, sizeof(a32))
+        poison_range(&c.frames[table].ptl, sizeof(spinlock_t))
     if mutant(SHMM_M_TABLE_FREE_NOW):
         free_table(c, table)
         return

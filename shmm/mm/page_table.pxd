@@ -13,13 +13,13 @@ loads of every walk).  The ptl lives in frame_t, whose memory is never anything 
 of a table freed under it locks a word that is still a lock, and its second sequence check fails."""
 
 from shmm.arch.arch cimport (
-    a32, a64, fetch_add64_relaxed, get32, ld64_acquire, ld64_relaxed, mutant, put32, st32_relaxed, st64_relaxed,
+    a64, fetch_add64_relaxed, get32, ld64_acquire, ld64_relaxed, mutant, put32, st32_relaxed, st64_relaxed,
     st64_release, u32, u64, unpoison_range,
 )
 from shmm.arch.mutants cimport SHMM_M_PUBLISH_TABLE
 from shmm.layout cimport (
     SHMM_C_nr_page_table_pages, SHMM_FRAME_TABLE, SHMM_PAGE_SHIFT, SHMM_PTE_PFN, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE,
-    SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_PTRS_PER, mm_t, vcpu_t,
+    SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_PTRS_PER, mm_t, spinlock_t, vcpu_t,
 )
 from shmm.mm.frame cimport alloc_zeroed_frame, frame_bytes, free_frame
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
@@ -66,7 +66,7 @@ cdef inline bint pte_present(u64 pte) noexcept nogil:
     return pte & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE) != 0
 
 
-cdef inline a32 *pte_lockptr(vcpu_t *c, u64 pmd) noexcept nogil:
+cdef inline spinlock_t *pte_lockptr(vcpu_t *c, u64 pmd) noexcept nogil:
     """The ptl of the table that a pmd entry points to."""
     return &c.frames[pte_pfn(pmd)].ptl
 
@@ -80,8 +80,8 @@ cdef inline u64 end_of_entry(u64 addr, u64 end, u32 level) noexcept nogil:
 cdef inline u32 alloc_table(vcpu_t *c, mm_t *mm, u32 level) noexcept nogil:
     cdef u32 table = alloc_zeroed_frame(c, SHMM_FRAME_TABLE)
     if table:
-        unpoison_range(&c.frames[table].ptl, sizeof(a32))       # only a mutant poisons it (mmu_gather.pxd)
-        st32_relaxed(&c.frames[table].ptl, 0)
+        unpoison_range(&c.frames[table].ptl, sizeof(spinlock_t))        # only a mutant poisons it (mmu_gather.pxd)
+        st32_relaxed(&c.frames[table].ptl.owner, 0)
         put32(&c.frames[table].level, level)
         fetch_add64_relaxed(&mm.pgtables, 1)
         count_vm_event(c, SHMM_C_nr_page_table_pages)

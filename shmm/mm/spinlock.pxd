@@ -1,7 +1,41 @@
-"""Spinlocks: one word, 0 or the owner's cpu + 1, so that a corpse can be found holding one.
+"""Spinlocks: one word says who holds it, 0 or the owner's cpu + 1, so that a corpse can be found holding one.
 
-Test-and-set with a read-only wait.  Not a ticket or queue lock: with more CPUs than cores a fair spinlock hands itself
-to CPUs that are not running, and every hand-off costs a time slice.  Waiting yields the core after a short spin.
+Whoever finds that word 0 swaps itself in, and a store of 0 gives it back.  How the others wait is a policy
+(seg_t.queued_spinlocks):
+
+  test-and-set   everybody reads the owner's word, and tries again when it is 0.  For more CPUs than cores: there a line
+                 hands the lock to CPUs that are not running, and every hand-off costs a time slice.  (For that reason
+                 virt_spin_lock does so in a guest without paravirtual locks.)  Yields the core after a short spin.
+  queued         waiters stand in line, and only the first, the head, reads the owner's word; the others each read a
+                 word of their own (the lock of Mellor-Crummey and Scott, in the kernel's qspinlock).  For a core per
+                 CPU: there each release of a test-and-set lock brings all waiters to one line, and one of them gets in.
+
+    lock:  owner 3, tail 8          CPU 2 holds it, CPU 7 came last
+    CPU 5  reads owner              queue_next 7
+    CPU 6  reads its queue_ready    queue_next 8
+    CPU 7  reads its queue_ready    queue_next 0
+
+    CPU 7 joins                               CPU 6, the head by now, has swapped owner from 0 to 7
+    its queue_next = queue_ready = 0          its queue_next is 0, but tail is 8: somebody comes
+    tail: 7 -> 8             ---- J ----      wait for queue_next
+    CPU 6's queue_next = 8   ---- L ----      it is 8
+    wait for its queue_ready ---- H ----      CPU 7's queue_ready = 1
+
+J: a CPU clears its words before it can be found through tail; else it might clear the link of who joined behind it, and
+nobody would ever tell that one.  L: the clearing comes before the link, and so before the 1 of H.  What the lock
+protects does not rest on the line at all: it is passed on by the release of the owner's word and the acquire of whoever
+swaps it next.
+
+One pair of words per CPU is enough: they are in use while it waits, it waits for one lock at a time, and no interrupt
+takes a spinlock (irq_handle_pending only flushes).
+
+Turns: owner and tail are two words, so that a lock which nobody else wants costs one read-modify-write and one store,
+whatever the policy; a newcomer may therefore find owner 0 although others stand in line.  So it looks at tail once it
+has the lock, in a cache line that is its own by then, and if somebody waits it gives the lock back and goes to the
+end of the line, or, if it only tries, away.  Who keeps the lock has seen an empty line while it held it, and overtakes
+nobody.  (A plain qspinlock has both in one word, of which a store gives back a part, and its newcomers never get so
+far.)  Each CPU can come in the head's way so only once before it stands behind it; those that only try, as often as
+they try.
 
 Lock order of the whole memory manager, outermost first (a lock may be taken while those above it are held):
 
@@ -15,36 +49,118 @@ Lock order of the whole memory manager, outermost first (a lock may be taken whi
     rcu_lock                      only ever tried
 
 Nobody spins for a lock with interrupts off: zap_pte_range may flush remote TLBs under its ptl and wait for every CPU
-that has interrupts off, so a speculator that waited for that ptl would wait for ever.  That is why it only tries."""
+that has interrupts off, so a speculator that waited for that ptl would wait for ever.  That is why it only tries, and
+who only tries is never in line."""
 
 from shmm.arch.arch cimport (
-    SHMM_LOCK_FREED, SHMM_LOCK_TRIED, SHMM_LOCK_WAIT, a32, cmpxchg32_acquire, cpu_relax, ld32_relaxed, lockdep_event,
-    mutant, st32_relaxed, st32_release, u32,
+    SHMM_LOCK_FREED, SHMM_LOCK_TRIED, SHMM_LOCK_WAIT, cmpxchg32_acquire, cmpxchg32_relaxed, cpu_relax, ld32_acquire,
+    ld32_relaxed, lockdep_event, mutant, st32_relaxed, st32_release, u32, xchg32,
 )
-from shmm.arch.mutants cimport SHMM_M_UNLOCK_RELAXED
-from shmm.layout cimport vcpu_t
+from shmm.arch.mutants cimport (
+    SHMM_M_MCS_HANDOFF, SHMM_M_MCS_NODE_LATE, SHMM_M_SPIN_RELAXED, SHMM_M_UNLOCK_RELAXED,
+)
+from shmm.layout cimport SHMM_C_spinlock_queued, spinlock_t, vcpu_t
+from shmm.mm.vmstat cimport count_vm_event
 
 
-cdef inline bint spin_trylock(vcpu_t *c, a32 *lock) noexcept nogil:
-    # acquire: pairs with the release in spin_unlock
-    if ld32_relaxed(lock) != 0 or cmpxchg32_acquire(lock, 0, c.id + 1) != 0:
+cdef inline void give_back(spinlock_t *lock) noexcept nogil:
+    if mutant(SHMM_M_UNLOCK_RELAXED):
+        st32_relaxed(&lock.owner, 0)
+    else:
+        st32_release(&lock.owner, 0)                    # release: pairs with the acquire of the next owner
+
+
+cdef inline bint is_our_turn(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    """A newcomer has the lock, and keeps it unless others stand in line."""
+    # relaxed: who sees an old 0 overtakes somebody, and that is all
+    if not c.g.queued_spinlocks or ld32_relaxed(&lock.tail) == 0:
+        return True
+    give_back(lock)             # released again, or what the last owner did would not be passed on to the head
+    return False
+
+
+cdef inline bint spin_trylock(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    # acquire: pairs with the release in give_back
+    if ld32_relaxed(&lock.owner) != 0 or cmpxchg32_acquire(&lock.owner, 0, c.id + 1) != 0:
+        return False
+    if not is_our_turn(c, lock):
         return False
     lockdep_event(lock, SHMM_LOCK_TRIED)
     return True
 
 
-cdef inline void spin_lock(vcpu_t *c, a32 *lock) noexcept nogil:
+cdef inline bint spin_swap(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    """The attempt of one who has waited."""
+    if mutant(SHMM_M_SPIN_RELAXED):
+        return cmpxchg32_relaxed(&lock.owner, 0, c.id + 1) == 0
+    return cmpxchg32_acquire(&lock.owner, 0, c.id + 1) == 0     # acquire: pairs with the release in give_back
+
+
+cdef inline void spin_for_owner(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    """Takes the lock as soon as it is free."""
     cdef u32 turn = 0
-    lockdep_event(lock, SHMM_LOCK_WAIT)
-    while cmpxchg32_acquire(lock, 0, c.id + 1) != 0:    # acquire: pairs with the release in spin_unlock
-        while ld32_relaxed(lock) != 0:                  # wait on a shared line, not on an exclusive one
+    while True:
+        while ld32_relaxed(&lock.owner) != 0:           # wait on a shared line, not on an exclusive one
             cpu_relax(turn)
             turn += 1
+        if spin_swap(c, lock):
+            return
 
 
-cdef inline void spin_unlock(a32 *lock) noexcept nogil:
+cdef inline void queue_clear(vcpu_t *c) noexcept nogil:
+    st32_relaxed(&c.me.queue_next, 0)
+    st32_relaxed(&c.me.queue_ready, 0)
+
+
+cdef inline void queue_join(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    """Returns when this CPU is the head."""
+    cdef u32 turn = 0
+    cdef u32 before
+    if not mutant(SHMM_M_MCS_NODE_LATE):
+        queue_clear(c)
+    before = xchg32(&lock.tail, c.id + 1)               # J: pairs with itself, in whoever joins behind us
+    if mutant(SHMM_M_MCS_NODE_LATE):
+        queue_clear(c)
+    if before == 0:
+        return
+    st32_release(&c.cpus[before - 1].queue_next, c.id + 1)      # L: pairs with the acquires in queue_leave
+    while ld32_acquire(&c.me.queue_ready) == 0:                 # H: pairs with the release in queue_leave
+        cpu_relax(turn)
+        turn += 1
+
+
+cdef inline void queue_leave(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    """The head holds the lock; who stands behind it becomes the head."""
+    cdef u32 turn = 0
+    cdef u32 next = ld32_acquire(&c.me.queue_next)              # L: pairs with the release in queue_join
+    # relaxed: who comes after the last one in line finds tail 0 and looks at nobody's words
+    if next == 0 and cmpxchg32_relaxed(&lock.tail, c.id + 1, 0) == c.id + 1:
+        return
+    while next == 0:                                            # somebody has joined, but is not linked yet
+        cpu_relax(turn)
+        turn += 1
+        next = ld32_acquire(&c.me.queue_next)                   # L: pairs with the release in queue_join
+    if not mutant(SHMM_M_MCS_HANDOFF):
+        st32_release(&c.cpus[next - 1].queue_ready, 1)          # H: pairs with the acquire in queue_join
+
+
+cdef inline void spin_lock_slowpath(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    if not c.g.queued_spinlocks:
+        spin_for_owner(c, lock)
+        return
+    count_vm_event(c, SHMM_C_spinlock_queued)
+    queue_join(c, lock)
+    spin_for_owner(c, lock)
+    queue_leave(c, lock)
+
+
+cdef inline void spin_lock(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    lockdep_event(lock, SHMM_LOCK_WAIT)
+    # acquire: pairs with the release in give_back
+    if cmpxchg32_acquire(&lock.owner, 0, c.id + 1) != 0 or not is_our_turn(c, lock):
+        spin_lock_slowpath(c, lock)
+
+
+cdef inline void spin_unlock(spinlock_t *lock) noexcept nogil:
     lockdep_event(lock, SHMM_LOCK_FREED)
-    if mutant(SHMM_M_UNLOCK_RELAXED):
-        st32_relaxed(lock, 0)
-    else:
-        st32_release(lock, 0)                           # release: pairs with the acquire in spin_lock
+    give_back(lock)

@@ -18,14 +18,14 @@ The truth of what was read is established once, at the commit, by pte_map_lock:
 Step 5 is the invariant the protocol rests on: every writer that tears this table down bumps mmap_seq before and takes
 this ptl after; a faulter that holds the ptl with the old count will be seen, and undone, by that writer."""
 
-from shmm.arch.arch cimport a32, a64, cpu_relax, ld64_relaxed, mutant, u32, u64
+from shmm.arch.arch cimport a64, cpu_relax, ld64_relaxed, mutant, u32, u64
 from shmm.arch.mutants cimport (
     SHMM_M_PTL_LOOP, SHMM_M_PTL_SPIN, SHMM_M_SEQ1, SHMM_M_SEQ2, SHMM_M_SEQ_BOTH, SHMM_M_VMA_MEMCMP,
     SHMM_M_WALK_UNPROTECTED,
 )
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1,
-    SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2, SHMM_C_ptl_contended, SHMM_WALK_IRQ, mm_t, vcpu_t,
+    SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2, SHMM_C_ptl_contended, SHMM_WALK_IRQ, mm_t, spinlock_t, vcpu_t,
 )
 from shmm.mm.irq cimport irq_disable, irq_enable
 from shmm.mm.page_table cimport PTE, entry_below, pte_lockptr
@@ -57,7 +57,7 @@ cdef struct vm_fault_t:
     u64 orig_pmd                # what it held when it was walked
     a64 *pte
     u64 orig_pte                # what the pte held when it was walked
-    a32 *ptl                    # the lock of the pte's table
+    spinlock_t *ptl             # the lock of the pte's table
 
 
 cdef inline void speculative_page_walk_begin(vcpu_t *c) noexcept nogil:
@@ -93,7 +93,7 @@ cdef inline bint nothing_changed(vcpu_t *c, vm_fault_t *vmf, int without) noexce
     return mmap_seq_read_check(vmf.mm, vmf.seq)
 
 
-cdef inline bint try_ptl(vcpu_t *c, a32 *ptl) noexcept nogil:
+cdef inline bint try_ptl(vcpu_t *c, spinlock_t *ptl) noexcept nogil:
     cdef u32 turn = 0
     if mutant(SHMM_M_PTL_SPIN):
         spin_lock(c, ptl)

@@ -5,7 +5,7 @@
 
 
 from shmm.mm.percpu_rwsem cimport percpu_down_read_trylock, percpu_down_write, percpu_up_read, percpu_up_write
-from shmm.layout cimport rwsem_t
+from shmm.layout cimport rwsem_t, spinlock_t
 from shmm.mm.rwsem cimport (
     down_read, down_read_trylock, down_write, downgrade_write, up_read, up_write,
 )
@@ -55,7 +55,7 @@ def spin(Cpu cpu, u32 parties, u64 ns):
     """Sections under the spinlock: (how many, how many not exclusive)."""
     cdef vcpu_t *c = &cpu.c
     cdef u64 until
-    cdef a32 *lock = &c.mms[1].page_table_lock
+    cdef spinlock_t *lock = &c.mms[1].page_table_lock
     cdef u64 done = 0
     cdef u64 bad = 0
     with nogil:
@@ -64,10 +64,33 @@ def spin(Cpu cpu, u32 parties, u64 ns):
             if done & 1 and spin_trylock(c, lock) or not done & 1:
                 if not done & 1:
                     spin_lock(c, lock)
-                bad += write_both(c) + (ld32_relaxed(lock) != c.id + 1)
+                bad += write_both(c) + (ld32_relaxed(&lock.owner) != c.id + 1)
                 spin_unlock(lock)
                 done += 1
     return done, bad
+
+
+def spin_step(Cpu cpu, str what):
+    """One operation on the spinlock: lock (waits), try (-> whether it could) or unlock."""
+    cdef spinlock_t *lock = &cpu.c.mms[1].page_table_lock
+    if what == "try":
+        return spin_trylock(&cpu.c, lock)
+    if what == "lock":
+        spin_lock(&cpu.c, lock)
+    else:
+        spin_unlock(lock)
+    return True
+
+
+def spin_number(Cpu cpu):
+    """Takes a number under the spinlock: how many came in before."""
+    cdef vcpu_t *c = &cpu.c
+    cdef u64 number
+    spin_lock(c, &c.mms[1].page_table_lock)
+    number = ld64_relaxed(word(c, TOTAL))
+    bump(word(c, TOTAL))
+    spin_unlock(&c.mms[1].page_table_lock)
+    return number
 
 
 def seq_write(Cpu cpu, u32 parties, u64 ns):

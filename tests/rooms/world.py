@@ -70,9 +70,9 @@ class World:
     def nobody_must_wait(self, writes: bool) -> bool:
         """Whether the second CPU could now run: no lock held that it needs, and no interrupts off at the first."""
         head, mm = self.segment.view("seg"), self.segment.view("mm")[1]
-        held = [head[pool]["lock"] for pool in ("vma_pool", "anon_pool")]
-        held += [head["node"]["zone"]["lock"].any(), head["node"]["lru_lock"].any()]
-        held += [head["cache_lock"], mm["page_table_lock"], self.segment.view("frame")["ptl"].any()]
+        locks = [head["vma_pool"]["lock"], head["anon_pool"]["lock"], head["node"]["zone"]["lock"],
+                 head["node"]["lru_lock"], head["cache_lock"], mm["page_table_lock"], self.segment.view("frame")["ptl"]]
+        held = [lock["owner"].any() for lock in locks]
         held.append(mm["mmap_lock"]["count"] if writes else mm["mmap_lock"]["count"] & WRITER)
         return not any(held) and not self.segment.view("cpu")["state"][0] & IRQ_OFF
 

@@ -18,6 +18,9 @@ PAGE, RW, READ, NONE, ANON_FIXED, SHARED_FIXED, DONTNEED = 4096, 3, 1, 0, 0x32, 
 ARENA = 0x2000_0000_0000 - (1 << 20)    # across a border of page tables
 PLACES, STEP = 48, 16                   # where operations begin, and how many pages apart
 SECONDS = 1.0
+HOLDS = 1000                            # how often a lock is held until somebody waits for it
+
+pytest_plugins = ("engines",)
 
 POLICIES = {
     "mmap_lock": {"scheme": "mmap_lock"},
@@ -83,8 +86,8 @@ def stop(segment) -> None:
     segment.view("seg")["stop"] = 1
 
 
-def storm(segment, programs: list[Program]) -> list[int]:
-    """Runs the programs, each in a process, for a second; how each ended."""
+def load(segment, programs: list[Program]) -> None:
+    """Writes the CPUs' programs, and makes the address space that they run."""
     at, insn, cpu = 0, segment.view("insn"), segment.view("cpu")
     for number, program in enumerate(programs):
         records = program.array()
@@ -93,6 +96,11 @@ def storm(segment, programs: list[Program]) -> list[int]:
         cpu["rng"][number] = number + 1
         at += len(records)
     assert _fast.Cpu(segment.address, 0).exec(1) == 0
+
+
+def storm(segment, programs: list[Program]) -> list[int]:
+    """Runs the programs, each in a process, for a second; how each ended."""
+    load(segment, programs)
     cpus = len(programs)
     return crew(lambda: stop(segment), *(lambda n=n: work(segment, n, cpus) for n in range(cpus)))[1:]
 
@@ -133,3 +141,39 @@ def test_random_operations_of_many_processes(policy, cpus, forks):
     assert (sums["spf_success"] > 0) == (sums["probe_speculated"] > 0) == (policy != "mmap_lock")
     assert sums["probe_locked"] > 0
     assert (sums["fork"] > 0 and sums["pgcopy"] > 0) == forks
+
+
+def rebuild(seed: int) -> Program:
+    """Maps, touches and unmaps the same 2 MiB until the run is stopped: each time page_table_lock is wanted."""
+    p = Program()
+    with p.forever():
+        p.mmap(ARENA, STEP * PAGE, RW, ANON_FIXED, may_fail=True)
+        p.touch(ARENA, STEP, value=seed, may_fail=True)
+        p.munmap(ARENA, STEP * PAGE, may_fail=True)
+    return p
+
+
+def keep(rooms, segment, number: int) -> None:
+    """CPU `number`: takes page_table_lock and keeps it until somebody stands in line, many times; then all may stop.
+
+    It takes it again at once, and yet overtakes nobody."""
+    cpu, tails = rooms.Cpu(segment.address, number), segment.view("mm")["page_table_lock"]["tail"]
+    for _ in range(HOLDS):
+        rooms.spin_step(cpu, "lock")
+        while tails[1] == 0:
+            time.sleep(0.0002)
+        rooms.spin_step(cpu, "unlock")
+    segment.view("seg")["stop"] = 1
+
+
+@pytest.mark.parametrize("policy", ["mmap_lock", "spf, signals"])
+@pytest.mark.parametrize(("cpus", "shared_core"), [(2, 0), (8, 1)])
+def test_who_must_wait_for_a_spinlock_stands_in_line(rooms, policy, cpus, shared_core):
+    """With eight on few cores the line often leads to one that is not running: slow, perhaps, but it ends."""
+    with machine(cpus=cpus + 1, queued_spinlocks=1, **POLICIES[policy], shared_core=shared_core) as segment:
+        load(segment, [rebuild(n) for n in range(cpus)])
+        ends = crew(lambda: keep(rooms, segment, cpus), *(lambda n=n: work(segment, n, cpus) for n in range(cpus)))
+        assert ends[1:] == [1] * cpus
+        queued, faults = counter(segment, "spinlock_queued"), counter(segment, "user_faults")
+        finish(segment, cpus)
+    assert queued >= HOLDS - 1 and faults > 0

@@ -43,12 +43,19 @@ def rounds(scene: Scene, cpu: int) -> Program:
     return p
 
 
+class Policed(Config):
+    """A machine with the policy of the scenario."""
+
+    def segment_policy(self, shared_core: bool) -> dict[str, str | int | bool]:
+        return super().segment_policy(shared_core) | load(self.workload).policy
+
+
 @pytest.mark.parametrize(("name", "scheme", "variant"), POINTS)
 def test_real_cpus_keep_the_invariants(name, scheme, variant):
     scene = load(name).scene()
     programs = [rounds(scene, cpu).array() for cpu in range(scene.cpus)]
     job = Job(name, programs, frames=256, files=list(scene.files), vmas=256, mms=2, regions=16, finite=True)
-    run = run_point(Config(scheme=scheme, cpus=scene.cpus, paranoid=True, **VARIANTS[variant]), job)
+    run = run_point(Policed(scheme=scheme, workload=name, cpus=scene.cpus, paranoid=True, **VARIANTS[variant]), job)
     assert run["violations"] == 0, run["violation_messages"]
     assert run["frames_leaked"] == 0
     assert run["counters"]["syscalls"] >= ROUNDS

@@ -37,7 +37,7 @@ enum sim_part {
 /* Whose line: the structures of layout.h that CPUs can meet on. */
 #define SIM_STRUCTURES(X) \
 	X(other) X(mmap_lock) X(vma_tree) X(mm) X(page_table_lock) X(rss) X(notifier_lock) X(cpumask) X(vma) X(anon_vma) \
-	X(file) X(cpu_state) X(mailbox) X(wake) X(rcu) X(zone) X(pool) X(lru) X(charge) X(barrier) X(ptl) X(page_table) \
+	X(file) X(cpu_state) X(mailbox) X(wake) X(spin_queue) X(rcu) X(zone) X(pool) X(lru) X(charge) X(barrier) X(ptl) X(page_table) \
 	X(frame) X(user_page)
 enum sim_structure {
 #define X(name) SIM_S_##name,
@@ -74,6 +74,7 @@ typedef struct {
 	const a32 *futex;                       /* SLEEPING on this word, in its bucket's list through */
 	uint32_t futex_next;                    /* cpu + 1 */
 	uint32_t stuck_on;                      /* the structure of what it last waited for */
+	uint32_t lock;                          /* the line of the lock that it last began to wait for */
 	uint64_t rng;
 	sim_stack_t stack;
 	ps_t attempt_since;                     /* a speculation: when it began, and the stack then */

@@ -49,6 +49,8 @@ static ps_t *sim_spinning_for(void)
 	me->stuck_on = sim_structure_of(me->seen[0]);
 	if (me->stuck_on == SIM_S_wake)
 		me->stuck_on = SIM_S_mmap_lock;         /* spinning a little before it sleeps */
+	if (me->stuck_on == SIM_S_spin_queue)
+		me->stuck_on = sim_structure_of(me->lock);
 	if (me->stuck_on == SIM_S_mailbox || me->stuck_on == SIM_S_cpu_state)
 		return &me->stack.part[SIM_IPI_WAIT];
 	return &me->stack.wait[me->stuck_on];
@@ -123,6 +125,12 @@ static inline uint64_t now_ns(void) { return sim.clock / 1000; }
 static void sim_idle_until(ps_t time)
 {
 	sim_block(SIM_SLEEPING, time, &sim.me->stack.part[SIM_IDLE]);
+}
+
+static inline void sim_lockdep(const void *lock, int event)
+{
+	if (sim.on && event == SHMM_LOCK_WAIT)
+		sim.me->lock = sim_line_of(lock);
 }
 
 /* ---- futexes -----------------------------------------------------------------------------------------------------*/
