@@ -324,14 +324,11 @@ typedef struct {
 
 	/* run control: written by the launcher and at barriers */
 	_Alignas(64) a32 stop;                     /* polled by every loop of a program */
-	a32 ready;                                 /* CPUs at the gate */
-	a32 finished;                              /* CPUs whose program ended */
+	a32 ready, finished;                       /* CPUs at the gate, and those whose program ended */
 	_Alignas(64) a32 barrier_count;
-	a32 barrier_gen;                           /* futex */
-	a32 barrier_parties;
+	a32 barrier_gen, barrier_parties;          /* the first a futex */
 	_Alignas(64) a64 turn;                     /* replay: the event whose turn it is */
-	_Alignas(64) a64 clock_since;              /* CLOCK: since when it runs, now_ns; 0: it stands still */
-	a64 clock_ns;                              /* how long it has run before */
+	_Alignas(64) a64 clock_since, clock_ns;    /* CLOCK: runs since (now_ns; 0: stands still), had run for */
 
 	node_t node[SHMM_MAX_NODE];
 	pool_t vma_pool;                           /* taken in batches */

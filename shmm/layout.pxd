@@ -250,15 +250,10 @@ cdef extern from "layout.h" nogil:
         u32 creator_pid
         u64 creator_start
         u8 cpu_node[1]
-        a32 stop
-        a32 ready
-        a32 finished
-        a32 barrier_count
-        a32 barrier_gen
-        a32 barrier_parties
+        a32 stop, ready, finished
+        a32 barrier_count, barrier_gen, barrier_parties
         a64 turn
-        a64 clock_since
-        a64 clock_ns
+        a64 clock_since, clock_ns
         node_t node[1]
         pool_t vma_pool
         pool_t anon_pool
