@@ -8,7 +8,7 @@ from shmm.layout cimport SHMM_FRAME_TABLE
 include "engine.pxi"
 
 cdef extern from "arch.h" nogil:
-    const int SIM_CPUS, SIM_PARTS, SIM_NSTRUCTURE, SIM_GATHER, SIM_MEASURED
+    const int SIM_CPUS, SIM_SOCKETS, SIM_PARTS, SIM_NSTRUCTURE, SIM_GATHER, SIM_MEASURED
     const int SIM_QUEUED, SIM_PARKED, SIM_SLEEPING, SIM_DONE
     const u64 SIM_NEVER
     ctypedef struct sim_stack_t:
@@ -151,6 +151,15 @@ cdef u64 mixed(u64 seed, u64 cpu) noexcept:
     return (x ^ (x >> 31)) | 1
 
 
+cdef int check_free(seats) except -1:
+    """Whether these seats can be simulated now."""
+    if owner is not None:
+        raise RuntimeError("another Simulation is open in this process: close it first")
+    if len(seats) > SIM_CPUS or max(seat[1] for seat in seats) >= 64 or max(seat[2] for seat in seats) >= SIM_SOCKETS:
+        raise ValueError(f"at most {SIM_CPUS} CPUs in 64 clusters and {SIM_SOCKETS} sockets can be simulated")
+    return 0
+
+
 cdef int seat_all(costs, seats, u64 seed) except -1:
     cdef u32 i
     set_costs(costs)
@@ -185,8 +194,7 @@ cdef class Simulation:
     def __init__(self, uintptr_t address, costs, seats, const u8[::1] structure not None, u64 seed=1):
         global owner
         cdef seg_t *g = <seg_t *> address
-        if owner is not None:
-            raise RuntimeError("another Simulation is open in this process: close it first")
+        check_free(seats)
         if g.magic != L.SHMM_MAGIC:
             raise ValueError("no shmm segment at this address: create or attach one first")
         if len(seats) != <int> g.ncpu or structure.shape[0] != <i64> (g.frame_off >> 6):
@@ -344,8 +352,7 @@ def line_bench(kind, costs, seats, u64 ns=200000, u64 period_ns=0, u64 seed=1):
     global bench_kind, bench_arena, bench_until, bench_period
     cdef u64 size = 128 * (len(seats) + 2)
     cdef void *arena
-    if owner is not None:
-        raise RuntimeError("another Simulation is open in this process: close it first")
+    check_free(seats)
     if kind not in KINDS:
         raise ValueError(f"there is no kind {kind!r}, choose from {', '.join(KINDS)}")
     arena = calloc(1, size + 64)
