@@ -65,7 +65,7 @@ class Config:
         return {"scheme": self.scheme, "walk": self.walk, "table_free": self.table_free, "ipi": self.ipi,
                 "force_speculation": self.force_speculation, "zeroing": self.zero,
                 "paranoid": self.paranoid, "shared_core": shared_core,
-                "queued_spinlocks": not shared_core}      # a line hands the lock to CPUs that have no core
+                "queued_spinlocks": 0 if shared_core else 1}
 
 
 @dataclass(frozen=True)

@@ -316,7 +316,7 @@ typedef struct {
 	uint64_t program_off, result_off, memory_off;
 	uint32_t scheme, walk_policy, table_free_policy, ipi_policy;
 	uint32_t force_speculation, zeroing, paranoid, fault_around;     /* fault_around: pages, 1 is off */
-	uint32_t shared_core, queued_spinlocks;    /* more CPUs than cores; who waits for a spinlock stands in line */
+	uint32_t shared_core, queued_spinlocks;    /* more CPUs than cores; see mm/spinlock.pxd */
 	uint32_t rcu_poll_every;                   /* of so many polls for RCU, one looks at every CPU's state */
 	uint32_t creator_pid;
 	uint64_t creator_start;

@@ -35,6 +35,7 @@ from shmm.layout import CONSTANTS, COUNTERS
 from shmm.segment import Segment
 
 SLICE = 10_000_000              # accesses between looks at Ctrl-C
+FAIR = 2                        # nobody overtakes in the line for a spinlock (mm/spinlock.pxd)
 PS = 1e12                       # per second
 MOST_SECONDS = 100.0            # of virtual time, before a run is cut off
 MOST_ACCESSES = 50_000_000_000
@@ -56,7 +57,8 @@ class Simulated:
         geometry = self.job.geometry()
         geometry = dataclasses.replace(geometry, nframe=nodes * self._frames_of_a_node(geometry.nframe))
         self.segment = Segment.private(
-            geometry, nnode=min(nodes, CONSTANTS["MAX_NODE"]), **self.config.segment_policy(False),
+            geometry, nnode=min(nodes, CONSTANTS["MAX_NODE"]),
+            **self.config.segment_policy(False) | {"queued_spinlocks": FAIR},
             cpu_node=[seat.socket % CONSTANTS["MAX_NODE"] for seat in self.seats],
         )
         try:

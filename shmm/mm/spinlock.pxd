@@ -3,12 +3,13 @@
 Whoever finds that word 0 swaps itself in, and a store of 0 gives it back.  How the others wait is a policy
 (seg_t.queued_spinlocks):
 
-  test-and-set   everybody reads the owner's word, and tries again when it is 0.  For more CPUs than cores: there a line
-                 hands the lock to CPUs that are not running, and every hand-off costs a time slice.  (For that reason
-                 virt_spin_lock does so in a guest without paravirtual locks.)  Yields the core after a short spin.
-  queued         waiters stand in line, and only the first, the head, reads the owner's word; the others each read a
-                 word of their own (the lock of Mellor-Crummey and Scott, in the kernel's qspinlock).  For a core per
-                 CPU: there each release of a test-and-set lock brings all waiters to one line, and one of them gets in.
+  0  test-and-set: everybody reads the owner's word, and tries again when it is 0.  For more CPUs than cores: there a
+     line hands the lock to CPUs that are not running, and every hand-off costs a time slice.  (For that reason
+     virt_spin_lock does so in a guest without paravirtual locks.)  Waiting yields the core after a short spin.
+  1  waiters stand in line, and only the first, the head, reads the owner's word; the others each read a word of their
+     own (the lock of Mellor-Crummey and Scott, in the kernel's qspinlock).  For a core per CPU: there each release of a
+     test-and-set lock brings all waiters to one cache line, and one of them gets in.
+  2  the same, and nobody overtakes those in line.
 
     lock:  owner 3, tail 8          CPU 2 holds it, CPU 7 came last
     CPU 5  reads owner              queue_next 7
@@ -29,13 +30,15 @@ swaps it next.
 One pair of words per CPU is enough: they are in use while it waits, it waits for one lock at a time, and no interrupt
 takes a spinlock (irq_handle_pending only flushes).
 
-Turns: owner and tail are two words, so that a lock which nobody else wants costs one read-modify-write and one store,
-whatever the policy; a newcomer may therefore find owner 0 although others stand in line.  So it looks at tail once it
-has the lock, in a cache line that is its own by then, and if somebody waits it gives the lock back and goes to the
-end of the line, or, if it only tries, away.  Who keeps the lock has seen an empty line while it held it, and overtakes
-nobody.  (A plain qspinlock has both in one word, of which a store gives back a part, and its newcomers never get so
-far.)  Each CPU can come in the head's way so only once before it stands behind it; those that only try, as often as
-they try.
+Turns: owner and tail are two words, so that a lock which nobody else wants costs one read-modify-write and one store;
+a newcomer may therefore find owner 0 although others stand in line.  (In a plain qspinlock it cannot: both are one
+word, of which a store gives back a part.)  Under policy 1 it keeps the lock, as the kernel's paravirtual lock lets it:
+on a host that has other things to do as well, who runs does not wait for a head that does not.  It has a single attempt
+before it stands in line itself, but there is no bound: a CPU that takes a lock again as soon as it gave it back may
+overtake the same head many times.  Under policy 2 it looks at tail once it has the lock, in a cache line that is its
+own by then, and if somebody waits it gives the lock back and goes to the end of the line, or, if it only tries, away.
+So who keeps the lock has seen an empty line while it held it, and each CPU is in the head's way once at most before it
+stands behind it; those that only try, as often as they try.
 
 Lock order of the whole memory manager, outermost first (a lock may be taken while those above it are held):
 
@@ -62,6 +65,9 @@ from shmm.arch.mutants cimport (
 from shmm.layout cimport SHMM_C_spinlock_queued, spinlock_t, vcpu_t
 from shmm.mm.vmstat cimport count_vm_event
 
+cdef enum:                      # of queued_spinlocks
+    FAIR = 2
+
 
 cdef inline void give_back(spinlock_t *lock) noexcept nogil:
     if mutant(SHMM_M_UNLOCK_RELAXED):
@@ -71,9 +77,9 @@ cdef inline void give_back(spinlock_t *lock) noexcept nogil:
 
 
 cdef inline bint is_our_turn(vcpu_t *c, spinlock_t *lock) noexcept nogil:
-    """A newcomer has the lock, and keeps it unless others stand in line."""
+    """A newcomer has the lock, and keeps it unless others stand in line and must not be overtaken."""
     # relaxed: who sees an old 0 overtakes somebody, and that is all
-    if not c.g.queued_spinlocks or ld32_relaxed(&lock.tail) == 0:
+    if c.g.queued_spinlocks < FAIR or ld32_relaxed(&lock.tail) == 0:
         return True
     give_back(lock)             # released again, or what the last owner did would not be passed on to the head
     return False

@@ -1,8 +1,8 @@
-"""Three CPUs store into 2 MiB that have no page table yet, and stand in line for page_table_lock."""
+"""Three CPUs store into 2 MiB that have no page table yet, and take turns at page_table_lock."""
 
 from shmm.cluster.check.scenario import ANON_FIXED, ARENA, PAGE, RW, TABLE, Scene
 
-policy = {"queued_spinlocks": 1}
+policy = {"queued_spinlocks": 2}
 
 
 def build(s: Scene) -> None:
