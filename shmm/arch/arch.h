@@ -106,11 +106,15 @@ enum shmm_speculation { SHMM_SPECULATION_BEGINS, SHMM_SPECULATION_DROPPED };
 # define SHMM_CLOCK(runs)               ((void)0)
 #endif
 
+/* How an access is compiled into the rooms: an engine whose common case is a few instructions may insist. */
+#ifndef SHMM_INLINE
+# define SHMM_INLINE static inline
+#endif
 #define SHMM_DEFINE_RMW(U, NAME, W, KIND, PARAMETER, EXPR)                                               \
-	static inline U NAME(a##W *p, PARAMETER U v)                                                     \
+	SHMM_INLINE U NAME(a##W *p, PARAMETER U v)                                                     \
 	{ U r; SHMM_RMW_DO(p, r, KIND, EXPR); return r; }
 #define SHMM_DEFINE_SWAPS(U, W, SUFFIX, KIND, ORDER)                                                     \
-	static inline U swap_if##W##SUFFIX(uint##W##_t *p, U old, U v)                                   \
+	SHMM_INLINE U swap_if##W##SUFFIX(uint##W##_t *p, U old, U v)                                   \
 	{ __atomic_compare_exchange_n(p, &old, v, 0, ORDER, __ATOMIC_RELAXED); return old; }             \
 	/* returns what was there: equal to old means that the swap happened */                          \
 	SHMM_DEFINE_RMW(U, cmpxchg##W##SUFFIX, W, KIND, SHMM_OLD(U), swap_if##W##SUFFIX(&p->v, old, v))
@@ -118,17 +122,17 @@ enum shmm_speculation { SHMM_SPECULATION_BEGINS, SHMM_SPECULATION_DROPPED };
 #define SHMM_NOTHING
 
 #define SHMM_DEFINE_WIDTH(W, U)                                                                          \
-	static inline U get##W(const p##W *p) { return SHMM_LOAD_PLAIN(p); }                             \
-	static inline void put##W(p##W *p, U v) { SHMM_STORE_PLAIN(p, v); }                              \
-	static inline U ld##W##_relaxed(const a##W *p) { return SHMM_LOAD(p, SHMM_LD_RELAXED, __ATOMIC_RELAXED); }  \
-	static inline U ld##W##_acquire(const a##W *p) { return SHMM_LOAD(p, SHMM_LD_ACQUIRE, __ATOMIC_ACQUIRE); }  \
-	static inline void st##W##_relaxed(a##W *p, U v)                                                 \
+	SHMM_INLINE U get##W(const p##W *p) { return SHMM_LOAD_PLAIN(p); }                             \
+	SHMM_INLINE void put##W(p##W *p, U v) { SHMM_STORE_PLAIN(p, v); }                              \
+	SHMM_INLINE U ld##W##_relaxed(const a##W *p) { return SHMM_LOAD(p, SHMM_LD_RELAXED, __ATOMIC_RELAXED); }  \
+	SHMM_INLINE U ld##W##_acquire(const a##W *p) { return SHMM_LOAD(p, SHMM_LD_ACQUIRE, __ATOMIC_ACQUIRE); }  \
+	SHMM_INLINE void st##W##_relaxed(a##W *p, U v)                                                 \
 	{ SHMM_STORE(p, v, SHMM_ST_RELAXED, __ATOMIC_RELAXED); }                                         \
-	static inline void st##W##_release(a##W *p, U v)                                                 \
+	SHMM_INLINE void st##W##_release(a##W *p, U v)                                                 \
 	{ SHMM_STORE(p, v, SHMM_ST_RELEASE, __ATOMIC_RELEASE); }                                         \
 	SHMM_DEFINE_RMW(U, xchg##W, W, SHMM_RMW, SHMM_NOTHING, __atomic_exchange_n(&p->v, v, __ATOMIC_SEQ_CST))     \
 	/* a store followed by a full barrier: the kernel's smp_store_mb */                              \
-	static inline void st##W##_mb(a##W *p, U v) { xchg##W(p, v); }                                   \
+	SHMM_INLINE void st##W##_mb(a##W *p, U v) { xchg##W(p, v); }                                   \
 	SHMM_DEFINE_SWAPS(U, W, , SHMM_RMW, __ATOMIC_SEQ_CST)                                            \
 	SHMM_DEFINE_SWAPS(U, W, _relaxed, SHMM_RMW_RELAXED, __ATOMIC_RELAXED)                            \
 	SHMM_DEFINE_SWAPS(U, W, _acquire, SHMM_RMW_ACQUIRE, __ATOMIC_ACQUIRE)                            \
@@ -148,7 +152,7 @@ SHMM_DEFINE_WIDTH(32, uint32_t)
 SHMM_DEFINE_WIDTH(64, uint64_t)
 
 /* A counter with one writer and many readers: the owner adds, a reader may be one event behind. */
-static inline void add_owned64(a64 *p, uint64_t n) { SHMM_ADD_OWNED(p, n); }
+SHMM_INLINE void add_owned64(a64 *p, uint64_t n) { SHMM_ADD_OWNED(p, n); }
 
 /* Fences.  Each use names its partner in a comment. */
 static inline void smp_mb(void)  { SHMM_FENCE_DO(SHMM_FENCE, __ATOMIC_SEQ_CST); }

@@ -20,6 +20,7 @@
 #define SHMM_SPECULATION(event)         sim_speculation(event)
 #define SHMM_CLOCK(runs)                sim_clock_event(runs)
 
+#define SHMM_INLINE static inline __attribute__((always_inline))
 #define SHMM_LOAD(p, kind, order) \
 	(sim_load_hit(p) ? __atomic_load_n(&(p)->v, order) : (__typeof__((p)->v))sim_load_shared(p, sizeof((p)->v)))
 #define SHMM_LOAD_PLAIN(p)      SHMM_LOAD(p, , __ATOMIC_RELAXED)
