@@ -185,7 +185,7 @@ typedef struct {
 	p32 waiter_next;                           /* under the rwsem's wait_lock: cpu + 1 */
 
 	/* neighbours in line for a spinlock write, the owner clears: who stands behind (cpu + 1), and its turn */
-	_Alignas(64) a32 queue_next, queue_ready;
+	_Alignas(64) a32 queue_next; a32 queue_ready;
 	/* owner only, from here to the RCU snapshot */
 	_Alignas(64) p32 irq_depth;
 	p32 rcu_depth;
@@ -328,7 +328,7 @@ typedef struct {
 	_Alignas(64) a32 barrier_count;
 	a32 barrier_gen, barrier_parties;          /* the first a futex */
 	_Alignas(64) a64 turn;                     /* replay: the event whose turn it is */
-	_Alignas(64) a64 clock_since, clock_ns;    /* CLOCK: runs since (now_ns; 0: stands still), had run for */
+	_Alignas(64) a64 clock_since; a64 clock_ns; /* CLOCK: runs since (now_ns; 0: stands still), had run for */
 
 	node_t node[SHMM_MAX_NODE];
 	pool_t vma_pool;                           /* taken in batches */
