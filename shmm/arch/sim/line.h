@@ -184,7 +184,7 @@ static void line_call_next(line_t *l)
 }
 
 /* Waits in the queue.  On return the line is free and it is this CPU's turn: it must take it at once. */
-static void line_queue(uint32_t line, int writes)
+SIM_INLINE void line_queue(uint32_t line, int writes)
 {
 	line_t *l = &sim.line[line];
 	crowd_t *crowd = line_crowd(l);

@@ -61,7 +61,7 @@ static inline int line_usable(const line_t *l, int mine)
 }
 
 /* The line is not this CPU's, and all that is earlier is over: its turn in the queue, if there is one. */
-static inline void line_await(uint32_t line, int writes)
+SIM_INLINE void line_await(uint32_t line, int writes)
 {
 	line_t *l = &sim.line[line];
 
@@ -70,7 +70,7 @@ static inline void line_await(uint32_t line, int writes)
 }
 
 /* Makes the line readable for this CPU; whether it had to be fetched. */
-static int sim_get_for_reading(uint32_t line)
+SIM_INLINE int sim_get_for_reading(uint32_t line)
 {
 	line_t *l = &sim.line[line];
 
@@ -86,7 +86,7 @@ static int sim_get_for_reading(uint32_t line)
 }
 
 /* Makes the line this CPU's alone; how long the transfer takes, 0 if it was. */
-static uint32_t sim_get_for_writing(uint32_t line)
+SIM_INLINE uint32_t sim_get_for_writing(uint32_t line)
 {
 	line_t *l = &sim.line[line];
 

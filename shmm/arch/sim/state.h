@@ -15,6 +15,9 @@ typedef uint64_t ps_t;                          /* virtual time, picoseconds */
 enum { SIM_CPUS = 1024, SIM_WORDS = SIM_CPUS / 64, SIM_WATCH = 4, SIM_GATHER = 8192, SIM_SOCKETS = 16 };
 #define SIM_NEVER (~0ull)
 #define SIM_CALL __attribute__((noinline)) static
+/* On the way to a switch of fibers: a return that comes after one, to where another fiber was called from, is predicted
+ * wrong, so the fewer the better. */
+#define SIM_INLINE static inline __attribute__((always_inline))
 
 /* What things cost on the machine, ps (cluster/machines says what each means).  Beyond its figures: channel, how long a
  * node's memory is busy with one page; lookahead, less than which hits may run ahead of the others; jitter, by how much

@@ -16,7 +16,7 @@
 
 static uint32_t line_grant(uint32_t line);
 
-static inline void sim_set_limit(void)
+SIM_INLINE void sim_set_limit(void)
 {
 	uint64_t first = tree_first();
 	sim_cpu_t *me = sim.me;
@@ -52,7 +52,7 @@ static inline void sim_prefetch(uint64_t first)
 		__builtin_prefetch(stack + 64 * i);
 }
 
-static void sim_enter(sim_cpu_t *cpu)
+SIM_INLINE void sim_enter(sim_cpu_t *cpu)
 {
 	sim.me = cpu;
 	sim.id = cpu->id;
@@ -71,7 +71,7 @@ static void sim_enter(sim_cpu_t *cpu)
 
 /* Runs the first CPU of the tree; returns when the caller is the first again.  The caller has put itself into the tree,
  * or into a list from which somebody will wake it. */
-SIM_CALL void sim_dispatch(void)
+SIM_INLINE void sim_dispatch(void)
 {
 	sim_cpu_t *from = sim.me, *to;
 	uint64_t first;
@@ -98,14 +98,14 @@ SIM_CALL void sim_dispatch(void)
 }
 
 /* Lets those who are earlier go first. */
-static void sim_yield(void)
+SIM_INLINE void sim_yield(void)
 {
 	tree_set(sim.id, sim_key(sim.clock, sim.id));
 	sim_dispatch();
 }
 
 /* Stops until somebody wakes this CPU, at the latest at the time until.  What it waits for: a part of its stack. */
-static void sim_block(int mode, ps_t until, ps_t *part)
+SIM_INLINE void sim_block(int mode, ps_t until, ps_t *part)
 {
 	sim_cpu_t *me = sim.me;
 
@@ -154,7 +154,7 @@ static void sim_pause(void)
 }
 
 /* Before a hit: those who are too far behind run first, and interrupts that are due are taken. */
-static void sim_checkpoint(void)
+SIM_INLINE void sim_checkpoint(void)
 {
 	for (;;) {
 		sim_cpu_t *me = sim.me;
@@ -174,7 +174,7 @@ static void sim_checkpoint(void)
 }
 
 /* Before a miss, and before anything else that others must see in the order of time. */
-static void sim_exact(void)
+SIM_INLINE void sim_exact(void)
 {
 	sim_checkpoint();
 	while (tree_first() < sim_key(sim.clock, sim.id))
