@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include "turn.h"
 
-enum { SIM_DRAWN_AMONG = 16 };
+enum { SIM_DRAWN_AMONG = 16, SIM_CALM = 100 * 1000 * 1000 };      /* the latter: ps */
 
 static inline uint32_t sim_line_of(const void *p) { return (uint32_t)(((uintptr_t)p - sim.base) >> 6); }
 
@@ -89,9 +89,9 @@ static void slot_free(uint32_t slot)
 }
 
 /* The CPU that has the line alone. */
-static inline sim_cpu_t *line_owner(const line_t *l) { return &sim.cpu[(l->owner & ~LINE_WANTED) - 1]; }
+static inline sim_cpu_t *line_owner(const line_t *l) { return &sim.cpu[(l->owner & ~LINE_EXACT) - 1]; }
 
-static inline int line_alone(const line_t *l) { return (l->owner & ~LINE_WANTED) == sim.tag; }
+static inline int line_alone(const line_t *l) { return (l->owner & ~LINE_EXACT) == sim.tag; }
 
 static inline int line_mine(const line_t *l)
 {
@@ -163,12 +163,24 @@ static uint32_t line_grant(uint32_t line)
 	return chosen - 1;
 }
 
-/* Somebody queues for the line: its owner's own accesses are not quick any more, for they must not run ahead of the moment
- * at which it loses the line. */
-static inline void line_want(line_t *l)
+/* Somebody queues for the line, and will again: its owner's own accesses are not quick any more.  They must not run ahead
+ * of the moment at which it loses the line, or of somebody's request for it: what a critical section does to its lock's
+ * line would cost nothing, which costs a transfer each time when others want the lock. */
+static inline void line_contended(line_t *l)
 {
+	l->contended = 1;
 	if (l->owner && !(l->owner & LINE_SHARED))
-		l->owner |= LINE_WANTED;
+		l->owner |= LINE_EXACT;
+}
+
+/* Nobody else has asked for the line for a while: it counts as contended no more. */
+static inline void line_calm_down(line_t *l)
+{
+	if (sim.clock > l->busy + SIM_CALM) {
+		l->contended = 0;
+		if (!(l->owner & LINE_SHARED))
+			l->owner &= ~LINE_EXACT;
+	}
 }
 
 /* Once the line's next free moment is known, somebody of the queue is in the tree for it. */
@@ -177,7 +189,6 @@ static void line_call_next(line_t *l)
 	if (l->crowd && sim.crowd[l->crowd].head) {
 		uint32_t cpu = sim.crowd[l->crowd].head - 1;
 
-		line_want(l);
 		tree_set(cpu, sim_key(line_free_at(l, sim.cpu[cpu].writes), cpu));
 	} else
 		line_disperse(l);
@@ -200,7 +211,7 @@ SIM_INLINE void line_queue(uint32_t line, int writes)
 		sim.cpu[crowd->tail - 1].queue_next = sim.tag;
 	crowd->tail = sim.tag;
 	me->stuck_on = sim_structure_of(line);
-	line_want(l);
+	line_contended(l);
 	sim_block(SIM_QUEUED, alone ? line_free_at(l, writes) : SIM_NEVER, &me->stack.transfer[me->stuck_on]);
 }
 
@@ -297,7 +308,8 @@ static uint32_t line_write(uint32_t line)
 		slot_free(l->owner & ~LINE_SHARED);
 	} else
 		cost = transfer_from(line_owner(l));
-	l->owner = sim.tag;
+	line_calm_down(l);
+	l->owner = sim.tag | (l->contended ? LINE_EXACT : 0);
 	l->busy = sim.clock + cost + sim.cost.retention;
 	line_wake_watchers(l, sim.clock + cost);
 	line_call_next(l);

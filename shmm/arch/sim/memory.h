@@ -54,10 +54,13 @@ static uint64_t host_load(const void *p, uint32_t size)
 	return size == 4 ? __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE) : *(const uint8_t *)p;
 }
 
-/* Whether the CPU may use what it has: a line that others queue for it has only in the order of time. */
-static inline int line_usable(const line_t *l, int mine)
+/* Whether the CPU may use what it has: a contended line only in the order of time. */
+static inline int line_usable(line_t *l, int mine)
 {
-	return mine && !(!(l->owner & LINE_SHARED) && l->owner & LINE_WANTED && tree_first() < sim_key(sim.clock, sim.id));
+	if (!mine || l->owner & LINE_SHARED || !(l->owner & LINE_EXACT))
+		return mine;
+	line_calm_down(l);
+	return tree_first() > sim_key(sim.clock, sim.id);
 }
 
 /* The line is not this CPU's, and all that is earlier is over: its turn in the queue, if there is one. */

@@ -86,13 +86,14 @@ typedef struct {
 
 /* One line of memory in the directory. */
 typedef struct {
-	ps_t busy;                              /* nobody gets it before, but see line_free_at */
-	uint32_t owner;                         /* cpu + 1 alone, LINE_WANTED set while others queue for it; LINE_SHARED |
-						 * slot: these may read it; 0: memory has it */
+	uint64_t busy : 63;                     /* time: nobody gets it before, but see line_free_at */
+	uint64_t contended : 1;                 /* somebody has queued for it once */
+	uint32_t owner;                         /* cpu + 1 alone, LINE_EXACT set if it is contended; LINE_SHARED | slot:
+						 * these may read it; 0: memory has it */
 	uint32_t crowd;                         /* who queues for it or watches it: a crowd_t, or 0 */
 } line_t;
 #define LINE_SHARED 0x80000000u
-#define LINE_WANTED 0x40000000u
+#define LINE_EXACT  0x40000000u
 
 typedef struct { uint32_t head, tail, watchers, next; } crowd_t;
 
