@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   shmm --cpus 64                                    both schemes on page_fault1, one table
   shmm run --cpus 1,2,4 --workload page_fault1,pft  a small sweep
   shmm run --engine sim --machine skylake-2x28 --workload pft --cpus 1,4,12,21,48,112
+  shmm run --engine sim --machine skylake-2x28 --workload pft --cpus 12,48 --vary transfer=10..200ns,ipi=0.5..4x
   shmm run --workload ebizzy --workload-args=-mTR --scheme spf --json result.json
   shmm run --list                                   the workloads
   shmm check --all                                  every schedule of every scenario, up to two preemptions
@@ -131,12 +132,13 @@ def run_command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         for point in modelled:
             sizing.job_for(point).geometry()
             machines.load(point.machine or machines.HOST).seats(point.cpus)
+        sweeps = options.sweeps(args, modelled)
     except ValueError as error:             # no such workload or machine, or more than a segment can hold
         parser.error(str(error))
 
     from shmm.cluster import session
 
-    return session.measure_all(points, args.json, modelled=modelled, jobs=args.jobs)
+    return session.measure_all(points, args.json, modelled=modelled, jobs=args.jobs, sweeps=sweeps)
 
 
 def doctor_command(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from shmm.cluster import machines, topology
 from shmm.cluster.config import ENGINES, SCHEMES, START_METHODS, Config
+from shmm.cluster.words import BASE
 
 MAX_CPUS = 1024
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -40,6 +41,9 @@ def add_run_options(parser: argparse.ArgumentParser, *, workloads: bool = True) 
         parser.add_argument("--machine", metavar="NAME|FILE",
                             help="the machine that sim models (default: host, see `shmm calibrate`; --list names them)")
         parser.add_argument("--exact", action="store_true", help="sim: no lookahead, slower and exact")
+        parser.add_argument("--vary", type=ranges, default=(), metavar="NAME=LOW..HIGH[UNIT][:N][,...]",
+                            help="sim: all of it again with other figures of the machine, one at a time: "
+                                 "transfer=10..200ns,ipi=0.5..4x (docs/simulation.md)")
         parser.add_argument("--jobs", type=positive(int), metavar="N",
                             help="sim: points simulated at the same time (default: the cores of this machine)")
     parser.add_argument("--repeats", type=positive(int), metavar="N",
@@ -92,6 +96,16 @@ def words(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
+def ranges(text: str) -> tuple[Any, ...]:
+    """Figures and what they are varied to (simulate/vary.py)."""
+    from shmm.cluster.simulate import vary
+
+    try:
+        return vary.parse(text)
+    except vary.VaryError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def nbytes(text: str) -> int:
     """Bytes, with an optional unit: 4096, 512K, 16M, 1GiB."""
     match = re.fullmatch(r"(\d+)\s*([kmg]?)(?:i?b)?", text.strip().lower())
@@ -130,6 +144,11 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     if args.walk == "rcu" and args.table_free == "ipi":
         parser.error("--walk rcu needs --table-free rcu: an RCU walker keeps interrupts on, so the interrupt "
                      "that --table-free ipi relies on does not wait for it, and frees tables under its feet")
+    if getattr(args, "vary", ()):
+        if args.engine != "sim":
+            parser.error("--vary needs --engine sim: only what is modelled can have other figures")
+        if BASE not in args.scheme or len(args.scheme) == 1:
+            parser.error(f"--vary compares schemes with {BASE}: add it, and another one, to --scheme")
     if args.json not in (None, "-"):
         folder = Path(args.json).resolve().parent
         if not folder.is_dir() or Path(args.json).is_dir():
@@ -178,3 +197,13 @@ def combinations(
                     workload_args=args.workload_args, cpus=n, seconds=seconds or 0.0, size=args.size)
         for workload in args.workload for n in (args.cpus if cpus is None else cpus) for scheme in args.scheme
     ]
+
+
+def sweeps(args: argparse.Namespace, simulated: Sequence[Config]) -> list[Any]:
+    """What --vary asks for, on the machine of the points.  Raises ValueError for what cannot be."""
+    if not args.vary:
+        return []
+    from shmm.cluster.simulate import vary
+
+    machine, cpus = machines.load(args.machine or machines.HOST), max(point.cpus for point in simulated)
+    return [vary.sweep(one, machine, cpus) for one in args.vary]

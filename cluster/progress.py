@@ -106,7 +106,8 @@ class View(Live):
 def title(point: Config) -> str:
     """A point's name."""
     args = "".join(f" {word}" for word in point.workload_args)
-    return f"{point.workload}{args}, {point.scheme}, {point.cpus} CPU{'s' if point.cpus > 1 else ''}"
+    figures = "".join(f", {name} {value:g}" for name, value in point.figures)
+    return f"{point.workload}{args}, {point.scheme}, {point.cpus} CPU{'s' if point.cpus > 1 else ''}{figures}"
 
 
 def cost(point: Config) -> float:

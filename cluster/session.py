@@ -58,14 +58,32 @@ def simulate_all(points: Sequence[Config], jobs: int | None, interrupted: Callab
         raise Interrupted([run for run in stopped.result or [] if run is not None]) from None
 
 
+def vary_all(
+    sweeps: Sequence[Any], points: Sequence[Config], runs: Sequence[dict[str, Any]], jobs: int | None,
+    interrupted: Callable[[], bool],
+) -> tuple[list[dict[str, Any]], bool]:
+    """The document's "vary" of these points, whose runs are these; and whether all of it is there."""
+    from shmm.cluster.simulate import run_points, vary
+
+    varied = vary.points(sweeps, points, runs)
+    whole = True
+    try:
+        with Tasks([title(point) for point in varied], "accesses") as view:
+            found: Sequence[Any] = run_points(varied, jobs, interrupted=interrupted, notice=view.notice)
+    except Interrupted as stopped:
+        found, whole = stopped.result, False
+    return vary.document(sweeps, points, runs, found), whole
+
+
 def measure_all(
     points: Sequence[Config], json_to: str | None, *, measure: Measure = measure_named, modelled: Sequence[Config] = (),
-    jobs: int | None = None,
+    jobs: int | None = None, sweeps: Sequence[Any] = (),
 ) -> int:
-    """Measures the points, and simulates those that are modelled so many at a time; prints the tables, writes the JSON
-    (a path, or - for stdout) and returns the exit status."""
+    """Measures the points, and simulates those that are modelled so many at a time, then with the figures of the
+    sweeps; prints the tables, writes the JSON (a path, or - for stdout) and returns the exit status."""
     runs: list[dict[str, Any]] = []
     host: dict[str, Any] = {}
+    vary: list[dict[str, Any]] = []
     error: str | None = None
     status = OK
     with interruptible() as interrupted:
@@ -79,6 +97,9 @@ def measure_all(
                 simulated = simulate_all(modelled, jobs, interrupted)
                 host = simulation(simulated, time.monotonic() - began)
                 runs += simulated
+            if sweeps:
+                vary, whole = vary_all(sweeps, modelled, simulated, jobs, interrupted)
+                status = OK if whole else INTERRUPTED
         except Interrupted as stopped:
             found = stopped.result or []
             runs += found if isinstance(found, list) else [found]
@@ -94,8 +115,11 @@ def measure_all(
         finished = results.document(
             runs, (points or modelled)[0].seed, error=error, interrupted=status == INTERRUPTED, host_more=host,
         )
+        if vary:
+            finished["vary"] = vary
         report(finished, table.show, json_to)
-    if status == OK and any(run["violations"] or run["frames_leaked"] for run in runs):
+    broken = any(run["violations"] or run["frames_leaked"] for run in runs) or any(one["violations"] for one in vary)
+    if status == OK and broken:
         status = VIOLATION
     return status
 

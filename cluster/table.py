@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 
 from shmm.cluster import modelled, results
+from shmm.cluster.simulate import conclusions
 from shmm.cluster.words import BASE, aborts, latency, quantity, ratio, size
 
 WIDTH = 132                     # when there is no terminal to fit into
@@ -26,9 +27,10 @@ def show(document: dict[str, Any], out: Console) -> None:
     runs = document["runs"]
     simulated = [run for run in runs if run["engine"] == "sim"]
     native = [run for run in runs if run["engine"] != "sim"]
-    shown = list(tables(native, out.width)) if native else []
+    shown: list[RenderableType] = list(tables(native, out.width)) if native else []
     if simulated:
         shown += modelled.tables(simulated)
+    shown += conclusions.show(document)
     for number, part in enumerate(shown):
         if number:
             out.print()

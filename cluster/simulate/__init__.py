@@ -2,7 +2,7 @@
 
     programs.py     where a round begins, tasks out of phase        costs.py      a machine's figures for the engine
     structures.py   whose line is which                             stack.py      where the time went
-    vary.py         the same with other figures
+    vary.py         the same with other figures                     conclusions.py  what comes of it
 
 run_point does one measured point, as launch.run_point does on real processes; run_points several, side by side.
 What is measured begins when CPU 0 begins its second round (its first one fills caches, page tables and lists) and ends
@@ -84,7 +84,8 @@ class Simulated:
 
     def _simulation(self) -> None:
         self.simulation = _sim.Simulation(
-            self.segment.address, costs.costs(self.machine, self.cpus, exact=self.config.exact),
+            self.segment.address,
+            costs.costs(self.machine, self.cpus, exact=self.config.exact, jitter=costs.jitter(self.config.figures)),
             costs.engine_seats(self.machine, self.cpus), structures.structure_map(self.segment), self.seed,
         )
 
@@ -159,7 +160,7 @@ def machine_of(config: Config) -> Machine:
     machine = load(config.machine or "host")
     if config.cpus > machine.cpus:
         machine.seats(config.cpus)
-    return machine.with_figures(dict(config.figures)) if config.figures else machine
+    return costs.with_figures(machine, config.figures)
 
 
 def run_point(
@@ -193,7 +194,7 @@ def entry(
         "time_stack": stack.document(chosen["stack"]),
         "simulation": {"accesses": chosen["accesses"], "accesses_in_all": chosen["all_accesses"],
                        "rounds": chosen["rounds"], "begun_ps": chosen["begun"], "lasted_ps": chosen["lasted"],
-                       "figures": {name: machine.figures[name].value for name, _ in config.figures}},
+                       "figures": dict(config.figures)},
     }
 
 
@@ -205,13 +206,19 @@ def run_points(
 
     Raises as run_point does; Interrupted with the runs there are, in order, and None for those that are missing."""
     order = sorted(range(len(points)), key=lambda number: -points[number].cpus)     # the long ones first
-    done = pool.run_all(
-        [points[number] for number in order], _work, jobs or topology.usable_cores(), interrupted=interrupted,
-        notice=lambda number, so_far, result: notice(order[number], so_far, result), name=title,
-        passed=(MachineError, WorkloadError),
-    )
-    by_number = dict(zip(order, done, strict=True))
-    return [by_number[number] for number in range(len(points))]
+
+    def in_order(done: Sequence[Any]) -> list[Any]:
+        by_number = dict(zip(order, done, strict=True))
+        return [by_number[number] for number in range(len(points))]
+
+    try:
+        return in_order(pool.run_all(
+            [points[number] for number in order], _work, jobs or topology.usable_cores(), interrupted=interrupted,
+            notice=lambda number, so_far, result: notice(order[number], so_far, result), name=title,
+            passed=(MachineError, WorkloadError),
+        ))
+    except Interrupted as stopped:
+        raise Interrupted(in_order(stopped.result)) from None
 
 
 def _work(point: Config, tell: Callable[[int], None]) -> dict[str, Any]:
