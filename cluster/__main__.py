@@ -130,8 +130,11 @@ def run_command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
         for point in points:
             sizing.job_for(point).geometry()
         for point in modelled:
+            from shmm.cluster.simulate import costs
+
             sizing.job_for(point).geometry()
-            machines.load(point.machine or machines.HOST).seats(point.cpus)
+            machine = machines.load(point.machine or machines.HOST)
+            costs.costs(machine, point.cpus)
         sweeps = options.sweeps(args, modelled)
     except ValueError as error:             # no such workload or machine, or more than a segment can hold
         parser.error(str(error))

@@ -18,6 +18,7 @@ AHEAD = 0.9                     # of the shortest transfer: how far hits may run
 NAMES = {
     "hit": "line.hit", "rmw": "line.rmw", "fence": "line.fence", "smt": "line.smt", "cluster": "line.cluster",
     "socket": "line.socket", "remote": "line.remote", "memory": "line.memory",
+    "memory_remote": "line.memory_remote",
     "reader": "line.reader", "retention": "line.retention", "clear": "page.clear", "copy": "page.copy",
     "exception": "kernel.exception", "trap": "kernel.trap", "syscall": "kernel.syscall", "ipi_send": "ipi.send",
     "ipi_deliver": "ipi.deliver", "ipi_handle": "ipi.handle", "sleep_block": "sleep.block", "sleep_wake": "sleep.wake",

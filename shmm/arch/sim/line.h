@@ -235,6 +235,17 @@ static void line_wake_watchers(line_t *l, ps_t time)
 	line_disperse(l);
 }
 
+/* From memory, which a frame and its contents have in the node that the frame belongs to; all else is wherever it is used. */
+static uint32_t transfer_from_memory(uint32_t line)
+{
+	uint64_t pfn;
+
+	if (line < sim.frame_line || sim.nodes < 2)
+		return sim.cost.memory;
+	pfn = line >= sim.memory_line ? (line - sim.memory_line) / 64 : line - sim.frame_line;
+	return pfn * sim.nodes / sim.pages == sim.me->socket ? sim.cost.memory : sim.cost.memory_remote;
+}
+
 /* ---- transfers -------------------------------------------------------------------------------------------------*/
 
 static uint32_t transfer_from(const sim_cpu_t *other)
@@ -275,7 +286,7 @@ static void line_read(uint32_t line)
 	uint32_t slot, cost;
 
 	if (l->owner == 0) {
-		cost = sim.cost.memory;
+		cost = transfer_from_memory(line);
 		l->owner = sim.tag;
 	} else if (l->owner & LINE_SHARED) {
 		slot = l->owner & ~LINE_SHARED;
@@ -302,7 +313,7 @@ static uint32_t line_write(uint32_t line)
 	uint32_t cost;
 
 	if (l->owner == 0)
-		cost = sim.cost.memory;
+		cost = transfer_from_memory(line);
 	else if (l->owner & LINE_SHARED) {
 		cost = invalidation(l->owner & ~LINE_SHARED);
 		slot_free(l->owner & ~LINE_SHARED);

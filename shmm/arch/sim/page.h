@@ -80,7 +80,8 @@ static void page_touch(page_t *page)
 		sim_checkpoint();
 	sim.clock += sim.hit;
 	if (page->owner != sim.tag) {
-		uint32_t cost = page->owner ? transfer_from(&sim.cpu[page->owner - 1]) : sim.cost.memory;
+		uint32_t first = sim.memory_line + (uint32_t)(page - sim.page) * (SIM_PAGE / 64);
+		uint32_t cost = page->owner ? transfer_from(&sim.cpu[page->owner - 1]) : transfer_from_memory(first);
 
 		sim.clock += cost;
 		me->stack.transfer[SIM_S_user_page] += cost;

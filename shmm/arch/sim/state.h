@@ -23,7 +23,7 @@ enum { SIM_CPUS = 1024, SIM_WORDS = SIM_CPUS / 64, SIM_WATCH = 4, SIM_GATHER = 8
  * node's memory is busy with one page; lookahead, less than which hits may run ahead of the others; jitter, by how much
  * lumps of work vary up and down, in 1/1024. */
 #define SIM_COSTS(X) \
-	X(hit) X(rmw) X(fence) X(smt) X(cluster) X(socket) X(remote) X(memory) X(reader) X(retention) X(clear) X(copy) \
+	X(hit) X(rmw) X(fence) X(smt) X(cluster) X(socket) X(remote) X(memory) X(memory_remote) X(reader) X(retention) X(clear) X(copy) \
 	X(channel) X(exception) X(trap) X(syscall) X(ipi_send) X(ipi_deliver) X(ipi_handle) X(sleep_block) X(sleep_wake) \
 	X(sleep_resume) X(pause) X(lookahead) X(jitter)
 typedef struct {
@@ -144,7 +144,8 @@ static struct {
 	sim_machine_t cost;
 	sim_rooms_t rooms;
 	uint64_t rng;
-	uint64_t size, memory_off, pages;       /* of the segment */
+	uint64_t size, memory_off, pages;       /* of the segment; its frames are divided among so many nodes */
+	uint32_t nodes;
 	a32 *stop;                              /* the run's stop word */
 
 	/* measuring */

@@ -85,8 +85,10 @@ static void sim_spin(uint32_t turn, ps_t until)
 	else {
 		if (turn && !me->tracking)
 			pauses = turn < SIM_BACKOFF_TURNS ? turn : SIM_BACKOFF_TURNS;
-		sim.clock += (ps_t)pauses * sim.cost.pause;
-		me->stack.wait[SIM_S_other] += (ps_t)pauses * sim.cost.pause;
+		uint32_t time = sim_scaled(me, pauses * sim.cost.pause);
+
+		sim.clock += time;
+		me->stack.wait[SIM_S_other] += time;
 	}
 	me->tracking = SIM_TRACKING;
 	me->nseen = 0;
