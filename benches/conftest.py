@@ -55,6 +55,18 @@ def record(benchmark) -> Iterator[Callable[..., None]]:
         RESULTS.append(facts | {"seconds_per_op": benchmark.stats.stats.median})
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What test_virtual.py models."""
+    parser.addoption("--machine", default="skylake-2x28", metavar="NAME|FILE",
+                     help="the machine on which virtual time passes (default: %(default)s)")
+
+
+@pytest.fixture(scope="session")
+def machine(pytestconfig: pytest.Config) -> str:
+    """The name or file of the machine that is modelled."""
+    return str(pytestconfig.getoption("--machine"))
+
+
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     """Comparisons warn when the hosts differ."""
     host = topology.host()
@@ -66,12 +78,28 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Throughput and speed-up over mmap_lock, a line per workload and number of CPUs."""
     write = terminalreporter.write_line
+    for clock in ("wall", "virtual"):
+        throughput(terminalreporter, clock)
+    cores = topology.usable_cores()
+    if any(facts.get("clock") == "wall" and facts["cpus"] > cores for facts in RESULTS):
+        write(f"more CPUs than the {cores} cores here are time-shared: contention is understated")
+    faults = {facts["fault"]: facts["seconds_per_op"] * 1e9 for facts in RESULTS if "fault" in facts}
+    if faults:
+        terminalreporter.section("one anonymous fault")
+        for who, ns in faults.items():
+            write(f"{who:<44}{ns:>10.0f} ns")
+
+
+def throughput(terminalreporter: Any, clock: str) -> None:
+    """The table of what was measured by this clock."""
+    write = terminalreporter.write_line
     groups: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
     for facts in RESULTS:
-        if "scheme" in facts:
+        if facts.get("clock") == clock:
             groups.setdefault((facts["workload"], facts["cpus"]), {})[facts["scheme"]] = facts
+            where = f" modelled on {facts['machine']}" if clock == "virtual" else ""
     if groups:
-        terminalreporter.section("throughput")
+        terminalreporter.section(f"throughput{where}")
         write(f"{'workload':<14}{'CPUs':>5}{'mmap_lock':>14}{'spf':>14}{'speed-up':>10}{'aborted':>10}")
     for (workload, cpus), schemes in groups.items():
         rates = {scheme: 1 / facts["seconds_per_op"] for scheme, facts in schemes.items()}
@@ -80,11 +108,3 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             aborted = f"{100 * schemes['spf']['spf_abort'] / attempts:.2f} %" if attempts else "-"
             write(f"{workload:<14}{cpus:>5}{rates['mmap_lock']:>12,.0f}/s{rates['spf']:>12,.0f}/s"
                   f"{rates['spf'] / rates['mmap_lock']:>9.2f}x{aborted:>10}")
-    cores = topology.usable_cores()
-    if any(cpus > cores for _, cpus in groups):
-        write(f"more CPUs than the {cores} cores here are time-shared: contention is understated")
-    faults = {facts["fault"]: facts["seconds_per_op"] * 1e9 for facts in RESULTS if "fault" in facts}
-    if faults:
-        terminalreporter.section("one anonymous fault")
-        for who, ns in faults.items():
-            write(f"{who:<44}{ns:>10.0f} ns")

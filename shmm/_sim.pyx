@@ -83,6 +83,8 @@ cdef void cpu_main(u32 cpu) noexcept nogil:
     cdef vcpu_t *c = &vcpus[cpu]
     cdef run_t r
     results[cpu] = run_program(c, &r, get64(&c.me.program_first), get64(&c.me.program_len), cpu, c.g.ncpu)
+    if results[cpu] < 0:
+        st32_relaxed(&c.g.stop, 1)  # or whoever waits for it at a barrier would wait for ever
     sleep_begin(c)                  # whoever is out of the program takes no interrupts, and is not waited for
 
 

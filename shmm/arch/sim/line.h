@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include "turn.h"
 
-enum { SIM_DRAWN_AMONG = 16, SIM_CALM = 100 * 1000 * 1000 };      /* the latter: ps */
+enum { SIM_DRAWN_AMONG = 16, SIM_CALM = 100 * 1000 * 1000, SIM_WARM = 1000 * 1000 };      /* the latter two: ps */
 
 static inline uint32_t sim_line_of(const void *p) { return (uint32_t)(((uintptr_t)p - sim.base) >> 6); }
 
@@ -171,6 +171,12 @@ static inline void line_contended(line_t *l)
 	l->contended = 1;
 	if (l->owner && !(l->owner & LINE_SHARED))
 		l->owner |= LINE_EXACT;
+}
+
+/* Several read the line, and somebody may be about to write it again: reading ahead would be reading after. */
+static inline int line_is_warm(const line_t *l)
+{
+	return l->contended && sim.clock < l->busy + SIM_WARM;
 }
 
 /* Nobody else has asked for the line for a while: it counts as contended no more. */

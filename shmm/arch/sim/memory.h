@@ -57,7 +57,9 @@ static uint64_t host_load(const void *p, uint32_t size)
 /* Whether the CPU may use what it has: a contended line only in the order of time. */
 static inline int line_usable(line_t *l, int mine)
 {
-	if (!mine || l->owner & LINE_SHARED || !(l->owner & LINE_EXACT))
+	int ordered = l->owner & LINE_SHARED ? line_is_warm(l) : (l->owner & LINE_EXACT) != 0;
+
+	if (!mine || !ordered)
 		return mine;
 	line_calm_down(l);
 	return tree_first() > sim_key(sim.clock, sim.id);
@@ -127,9 +129,9 @@ SIM_CALL uint64_t sim_load_slow(const void *p, uint32_t size)
 SIM_CALL uint64_t sim_load_shared(const void *p, uint32_t size)
 {
 	if (sim.clock < sim.limit) {
-		uint32_t owner = sim.line[sim_line_of(p)].owner;
+		const line_t *l = &sim.line[sim_line_of(p)];
 
-		if (owner & LINE_SHARED && slot_has(owner & ~LINE_SHARED, sim.id)) {
+		if (l->owner & LINE_SHARED && slot_has(l->owner & ~LINE_SHARED, sim.id) && !line_is_warm(l)) {
 			sim.clock += sim.hit;
 			sim.accesses++;
 			return host_load(p, size);
