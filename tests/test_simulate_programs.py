@@ -136,7 +136,8 @@ def test_no_two_programs_share_a_line_of_results():
         firsts, lengths = cpus["program_first"].astype(int).tolist(), cpus["program_len"].astype(int).tolist()
         assert int(running.segment.view("seg")["result_off"]) % 64 == 0
         del cpus
-    of_each = [set(range(first // 8, (first + length - 1) // 8 + 1)) for first, length in zip(firsts, lengths, strict=True)]
+    ranges = zip(firsts, lengths, strict=True)
+    of_each = [set(range(first // 8, (first + length - 1) // 8 + 1)) for first, length in ranges]
     assert lengths[0] == 5 and lengths[1] > 24          # the first's own, the others after a shortened round
     assert len(set.union(*of_each)) == sum(map(len, of_each))
 
