@@ -149,6 +149,8 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             parser.error("--vary needs --engine sim: only what is modelled can have other figures")
         if BASE not in args.scheme or len(args.scheme) == 1:
             parser.error(f"--vary compares schemes with {BASE}: add it, and another one, to --scheme")
+    if getattr(args, "machine", None) and args.engine == "native":
+        parser.error("--machine is what --engine sim models: leave --engine out to see both, or say --engine sim")
     if args.json not in (None, "-"):
         folder = Path(args.json).resolve().parent
         if not folder.is_dir() or Path(args.json).is_dir():
