@@ -7,7 +7,10 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shmm.cluster.config import Config
 
 # One thread until the workers are forked: NumPy's linear algebra would start one per core, and is not needed.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -129,12 +132,8 @@ def run_command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     try:
         for point in points:
             sizing.job_for(point).geometry()
-        for point in modelled:
-            from shmm.cluster.simulate import costs
-
-            sizing.job_for(point).geometry()
-            machine = machines.load(point.machine or machines.HOST)
-            costs.costs(machine, point.cpus)
+        if modelled:
+            check_modelled(modelled)
         sweeps = options.sweeps(args, modelled)
     except ValueError as error:             # no such workload or machine, or more than a segment can hold
         parser.error(str(error))
@@ -142,6 +141,15 @@ def run_command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     from shmm.cluster import session
 
     return session.measure_all(points, args.json, modelled=modelled, jobs=args.jobs, sweeps=sweeps)
+
+
+def check_modelled(points: Sequence[Config]) -> None:
+    """Raises ValueError for points that cannot be simulated."""
+    from shmm.cluster import simulate, sizing
+
+    for point in points:
+        sizing.job_for(point).geometry()
+        simulate.costs.costs(simulate.machine_of(point), point.cpus)
 
 
 def doctor_command(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import sys
 import pytest
 from terminal import stderr_on_a_terminal
 
+from shmm.cluster import results
 from shmm.cluster.__main__ import main
 from shmm.cluster.workloads import available
 from shmm.layout import COUNTERS
@@ -213,3 +214,12 @@ def test_clean_removes_what_a_dead_run_left(tmp_path):
         if os.path.exists(path):
             os.unlink(path)
     assert "nothing to clean" in shmm("clean").stdout
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True) as reader:
+        results.write({"schema": "a test's"}, pipe)
+        assert json.loads(reader.communicate(timeout=20)[0]) == {"schema": "a test's"}
+    assert pipe.is_fifo()

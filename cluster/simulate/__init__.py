@@ -25,7 +25,7 @@ from shmm.cluster import fate, pool, results, topology
 from shmm.cluster.config import Config, Job
 from shmm.cluster.crew import ClusterError, Interrupted, never
 from shmm.cluster.launch import Progress, seed_of
-from shmm.cluster.machines import Machine, MachineError, load
+from shmm.cluster.machines import HOST, Machine, MachineError, load
 from shmm.cluster.measurement import Measurement
 from shmm.cluster.progress import title
 from shmm.cluster.simulate import costs, programs, stack, structures
@@ -157,9 +157,7 @@ class Simulated:
 
 def machine_of(config: Config) -> Machine:
     """The machine that a point names, with the figures that it varies.  Raises MachineError."""
-    machine = load(config.machine or "host")
-    if config.cpus > machine.cpus:
-        machine.seats(config.cpus)
+    machine = load(config.machine or HOST)
     return costs.with_figures(machine, config.figures)
 
 

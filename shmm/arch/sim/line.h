@@ -2,9 +2,9 @@
  *
  * A line is in nobody's cache, in one CPU's alone, or in several that read it.  What is not in the own cache comes from the
  * nearest that has it: the other hardware thread of the core, the cluster (last-level cache), the socket, another socket,
- * memory.  A line serves one requester at a time: the others queue.  Who is next is drawn at random among the first few,
- * for hardware is not first come, first served, and a fixed order would hand the line round socket by socket.  A CPU
- * that has won the line keeps it for a while (retention), in which its own accesses are hits.
+ * memory.  A line serves one writer at a time, and readers close after one another: the others queue.  Who is next is
+ * drawn at random among the first few, for hardware is not first come, first served, and a fixed order would hand the
+ * line round socket by socket.  A CPU that has won the line keeps it for a while (retention), in which its own accesses are hits.
  *
  * Stores go into the store buffer: the CPU does not wait for a line that is free, only its next locked instruction or fence
  * waits until all have arrived.

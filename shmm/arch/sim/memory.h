@@ -125,7 +125,7 @@ SIM_CALL uint64_t sim_load_slow(const void *p, uint32_t size)
 	return host_load(p, size);
 }
 
-/* The next most common case, without a call: a line that several CPUs read, this one among them. */
+/* The next most common case, a short way: a line that several CPUs read, this one among them. */
 SIM_CALL uint64_t sim_load_shared(const void *p, uint32_t size)
 {
 	if (sim.clock < sim.limit) {

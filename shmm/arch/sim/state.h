@@ -12,7 +12,7 @@
 
 typedef uint64_t ps_t;                          /* virtual time, picoseconds */
 
-enum { SIM_CPUS = 1024, SIM_WORDS = SIM_CPUS / 64, SIM_WATCH = 4, SIM_GATHER = 8192, SIM_SOCKETS = 16 };
+enum { SIM_CPUS = 1024, SIM_WATCH = 4, SIM_GATHER = 8192, SIM_SOCKETS = 16 };
 #define SIM_NEVER (~0ull)
 #define SIM_CALL __attribute__((noinline)) static
 /* On the way to a switch of fibers: a return that comes after one, to where another fiber was called from, is predicted

@@ -1,8 +1,9 @@
 /* Whose turn it is.  The CPU with the least time runs; what it does to shared lines is done in the order of time.
  *
  * Lookahead.  A hit may run ahead of the others by less than the shortest transfer, for nobody could take the line in
- * less; a miss is done exactly in order.  One bound for both would delete the contention that is to be measured.  Hits of
- * a second hardware thread, which can take a line sooner, share the bound: the error is measured by a test.
+ * less; a miss is done exactly in order, and so is a hit on a line that is contended (line.h).  One bound for all would
+ * delete the contention that is to be measured.  Hits of a second hardware thread, which can take a line sooner, share
+ * the bound: the error is measured by a test.
  *
  * A CPU stops only in these functions.  While it is stopped its clock is in sim_cpu_t, while it runs in sim.clock.
  */
