@@ -35,6 +35,7 @@ SCHEMES = ["mmap_lock", "spf"]
 # Counters that depend on time, and why.
 ARRIVALS = {                        # even in turns
     "nr_tlb_remote_flush_received",  # requests that a sleeper finds when it wakes are one, and native sleepers look up
+    "shootdown_waits",              # and a native sleeper that looks up may have its interrupts off just then
 }
 WAITS = {                           # side by side, here and below
     # who finds the mmap_lock taken, and whether it spins or sleeps until it is free

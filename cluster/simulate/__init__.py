@@ -158,6 +158,7 @@ class Simulated:
 def machine_of(config: Config) -> Machine:
     """The machine that a point names, with the figures that it varies.  Raises MachineError."""
     machine = load(config.machine or HOST)
+    machine.seats(config.cpus)          # raises if there are not so many
     return costs.with_figures(machine, config.figures)
 
 
