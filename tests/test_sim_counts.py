@@ -43,7 +43,6 @@ WAITS = {                           # side by side, here and below
     "rwsem_write_spin", "rwsem_write_sleep", "rwsem_handoff",
     "ptl_contended",                # the same for a page table's lock,
     *(name for name in COUNTERS if name.startswith("spinlock_")),       # and for any
-    "shootdown_waits",              # a target that was in an interrupts-off section just then
 }
 LATER = {                           # what is done every so often, by whoever looks at the time
     "rcu_grace_periods", "rcu_callbacks", "rcu_backpressure",
