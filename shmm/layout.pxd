@@ -5,56 +5,27 @@ from shmm.arch.arch cimport a32, a64, p32, p64, u8, u32, u64, i64
 cdef extern from "layout.h" nogil:
     const u64 SHMM_MAGIC
     const u64 SHMM_VERSION
-    const u64 SHMM_PAGE_SHIFT
-    const u64 SHMM_PAGE_SIZE
+    const u64 SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE
     const u64 SHMM_PMD_SHIFT
     const u64 SHMM_PTRS_PER
     const u64 SHMM_TASK_SIZE
-    const u64 SHMM_MMAP_BASE
-    const u64 SHMM_MMAP_MIN
+    const u64 SHMM_MMAP_BASE, SHMM_MMAP_MIN
     const u64 SHMM_BRK_BASE
-    const u64 SHMM_PTE_PRESENT
-    const u64 SHMM_PTE_WRITE
-    const u64 SHMM_PTE_USER
-    const u64 SHMM_PTE_ACCESSED
-    const u64 SHMM_PTE_DIRTY
-    const u64 SHMM_PTE_PROTNONE
-    const u64 SHMM_PTE_SPECIAL
-    const u64 SHMM_PTE_NX
-    const u64 SHMM_PTE_PFN
-    const u64 SHMM_MAX_CPU
-    const u64 SHMM_MAX_MM
-    const u64 SHMM_MAX_NODE
-    const u64 SHMM_MAX_MAP_COUNT
-    const u64 SHMM_TLB_L1_SETS
-    const u64 SHMM_TLB_L1_WAYS
-    const u64 SHMM_TLB_L2_SETS
-    const u64 SHMM_TLB_L2_WAYS
+    const u64 SHMM_PTE_PRESENT, SHMM_PTE_WRITE, SHMM_PTE_USER, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_PROTNONE
+    const u64 SHMM_PTE_SPECIAL, SHMM_PTE_NX, SHMM_PTE_PFN
+    const u64 SHMM_MAX_CPU, SHMM_MAX_MM, SHMM_MAX_NODE, SHMM_MAX_MAP_COUNT
+    const u64 SHMM_TLB_L1_SETS, SHMM_TLB_L1_WAYS, SHMM_TLB_L2_SETS, SHMM_TLB_L2_WAYS
     const u64 SHMM_ASIDS
-    const u64 SHMM_PCP_BATCH
-    const u64 SHMM_PCP_HIGH
+    const u64 SHMM_PCP_BATCH, SHMM_PCP_HIGH
     const u64 SHMM_LRU_BATCH
     const u64 SHMM_SWAP_CLUSTER_MAX
     const u64 SHMM_RSS_BATCH
     const u64 SHMM_CHARGE_BATCH
     const u64 SHMM_VMA_BATCH
     const u64 SHMM_HIST_BUCKETS
-    const u64 SHMM_VM_READ
-    const u64 SHMM_VM_WRITE
-    const u64 SHMM_VM_EXEC
-    const u64 SHMM_VM_SHARED
-    const u64 SHMM_VM_MAYREAD
-    const u64 SHMM_VM_MAYWRITE
-    const u64 SHMM_VM_MAYEXEC
-    const u64 SHMM_VM_MAYSHARE
-    const u64 SHMM_VM_GROWSDOWN
-    const u64 SHMM_VM_LOCKED
-    const u64 SHMM_VM_SEQ_READ
-    const u64 SHMM_VM_RAND_READ
-    const u64 SHMM_VM_DONTCOPY
-    const u64 SHMM_VM_NORESERVE
-    const u64 SHMM_VM_DONTDUMP
-    const u64 SHMM_VM_HUGEPAGE
+    const u64 SHMM_VM_READ, SHMM_VM_WRITE, SHMM_VM_EXEC, SHMM_VM_SHARED, SHMM_VM_MAYREAD, SHMM_VM_MAYWRITE
+    const u64 SHMM_VM_MAYEXEC, SHMM_VM_MAYSHARE, SHMM_VM_GROWSDOWN, SHMM_VM_LOCKED, SHMM_VM_SEQ_READ
+    const u64 SHMM_VM_RAND_READ, SHMM_VM_DONTCOPY, SHMM_VM_NORESERVE, SHMM_VM_DONTDUMP, SHMM_VM_HUGEPAGE
     const u64 SHMM_VM_NOHUGEPAGE
     const u64 SHMM_VMA_POISON
     const u64 SHMM_SIGBUS
@@ -62,25 +33,14 @@ cdef extern from "layout.h" nogil:
     const u64 SHMM_IRQ_OFF
     const u64 SHMM_KERNEL
     const u64 SHMM_ASLEEP
-    const u64 SHMM_ENTRY_ONE
-    const u64 SHMM_ENTRY_MASK
+    const u64 SHMM_ENTRY_ONE, SHMM_ENTRY_MASK
     const u64 SHMM_SECTION_ONE
-    const u64 SHMM_IPI_VALID
-    const u64 SHMM_IPI_ALL
-    const u64 SHMM_IPI_MAX_PAGES
-    const u32 SHMM_SCHEME_MMAP_LOCK
-    const u32 SHMM_SCHEME_SPF
-    const u32 SHMM_WALK_IRQ
-    const u32 SHMM_WALK_RCU
-    const u32 SHMM_TABLE_FREE_IPI
-    const u32 SHMM_TABLE_FREE_RCU
-    const u32 SHMM_IPI_MAILBOX
-    const u32 SHMM_IPI_SIGNAL
-    const u32 SHMM_FRAME_FREE
-    const u32 SHMM_FRAME_ANON
-    const u32 SHMM_FRAME_FILE
-    const u32 SHMM_FRAME_TABLE
-    const u32 SHMM_FRAME_ZERO
+    const u64 SHMM_IPI_VALID, SHMM_IPI_ALL, SHMM_IPI_MAX_PAGES
+    const u32 SHMM_SCHEME_MMAP_LOCK, SHMM_SCHEME_SPF
+    const u32 SHMM_WALK_IRQ, SHMM_WALK_RCU
+    const u32 SHMM_TABLE_FREE_IPI, SHMM_TABLE_FREE_RCU
+    const u32 SHMM_IPI_MAILBOX, SHMM_IPI_SIGNAL
+    const u32 SHMM_FRAME_FREE, SHMM_FRAME_ANON, SHMM_FRAME_FILE, SHMM_FRAME_TABLE, SHMM_FRAME_ZERO
     ctypedef struct spinlock_t:
         a32 owner, tail
     ctypedef struct rwsem_t:
@@ -293,106 +253,30 @@ cdef extern from "layout.h" nogil:
 
 cdef extern from "program.h" nogil:
     const u32 SHMM_REGS
-    const u32 SHMM_OPF_EXPECT
-    const u32 SHMM_OPF_MAY_FAIL
-    const u32 SHMM_OPF_WRITE
-    const u32 SHMM_OPF_COUNT
-    const u32 SHMM_OP_END
-    const u32 SHMM_OP_NOP
-    const u32 SHMM_OP_MMAP
-    const u32 SHMM_OP_MUNMAP
-    const u32 SHMM_OP_MPROTECT
-    const u32 SHMM_OP_MADVISE
-    const u32 SHMM_OP_BRK
-    const u32 SHMM_OP_PROBE
-    const u32 SHMM_OP_CLOCK
-    const u32 SHMM_OP_LOAD
-    const u32 SHMM_OP_STORE
-    const u32 SHMM_OP_FETCH
-    const u32 SHMM_OP_TOUCH
-    const u32 SHMM_OP_LEA
-    const u32 SHMM_OP_RAND
-    const u32 SHMM_OP_JMP
-    const u32 SHMM_OP_DJNZ
-    const u32 SHMM_OP_BARRIER
-    const u32 SHMM_OP_OPS
-    const u32 SHMM_OP_TURN
-    const u32 SHMM_OP_NEXT
-    const u32 SHMM_OP_MM
-    const u32 SHMM_OP_EXEC
-    const u32 SHMM_OP_FORK
-    const u32 SHMM_OP_EXIT
+    const u32 SHMM_OPF_EXPECT, SHMM_OPF_MAY_FAIL, SHMM_OPF_WRITE, SHMM_OPF_COUNT
+    const u32 SHMM_OP_END, SHMM_OP_NOP, SHMM_OP_MMAP, SHMM_OP_MUNMAP, SHMM_OP_MPROTECT, SHMM_OP_MADVISE, SHMM_OP_BRK
+    const u32 SHMM_OP_MREMAP, SHMM_OP_TRUNCATE
+    const u32 SHMM_OP_PROBE, SHMM_OP_CLOCK, SHMM_OP_LOAD, SHMM_OP_STORE, SHMM_OP_FETCH, SHMM_OP_TOUCH, SHMM_OP_LEA
+    const u32 SHMM_OP_RAND, SHMM_OP_JMP, SHMM_OP_DJNZ, SHMM_OP_BARRIER, SHMM_OP_OPS, SHMM_OP_TURN, SHMM_OP_NEXT
+    const u32 SHMM_OP_MM, SHMM_OP_EXEC, SHMM_OP_FORK, SHMM_OP_EXIT
 
 cdef extern from "layout.h" nogil:
     # counters: an index into cpu_t.counter
     const u32 SHMM_NCOUNTER
-    const u32 SHMM_C_ops
-    const u32 SHMM_C_pgfault
-    const u32 SHMM_C_user_faults
-    const u32 SHMM_C_faults_classic
-    const u32 SHMM_C_faults_segv
-    const u32 SHMM_C_faults_sigbus
-    const u32 SHMM_C_faults_oom
-    const u32 SHMM_C_spf_attempt
-    const u32 SHMM_C_spf_abort
-    const u32 SHMM_C_spf_success
-    const u32 SHMM_C_SPF_ABORT_ODD
-    const u32 SHMM_C_SPF_ABORT_UNMAPPED
-    const u32 SHMM_C_SPF_ABORT_NO_SPECULATE
-    const u32 SHMM_C_SPF_ABORT_VMA_COPY
-    const u32 SHMM_C_SPF_ABORT_ACCESS_ERROR
-    const u32 SHMM_C_SPF_ABORT_PUD
-    const u32 SHMM_C_SPF_ABORT_PMD
-    const u32 SHMM_C_SPF_ABORT_ANON_VMA
-    const u32 SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1
-    const u32 SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD
-    const u32 SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL
-    const u32 SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2
-    const u32 SHMM_C_SPF_ABORT_USERFAULTFD
-    const u32 SHMM_C_SPF_ABORT_FAULT
-    const u32 SHMM_C_SPF_ABORT_SWAP
-    const u32 SHMM_C_SPF_ATTEMPT_ANON
-    const u32 SHMM_C_SPF_ATTEMPT_NUMA
-    const u32 SHMM_C_SPF_ATTEMPT_PTE
-    const u32 SHMM_C_SPF_ATTEMPT_WP
-    const u32 SHMM_C_syscalls
-    const u32 SHMM_C_mmap
-    const u32 SHMM_C_munmap
-    const u32 SHMM_C_mprotect
-    const u32 SHMM_C_brk
-    const u32 SHMM_C_madvise
-    const u32 SHMM_C_fork
-    const u32 SHMM_C_probe_speculated
-    const u32 SHMM_C_probe_locked
-    const u32 SHMM_C_pgalloc
-    const u32 SHMM_C_pgfree
-    const u32 SHMM_C_nr_page_table_pages
-    const u32 SHMM_C_pgreuse
-    const u32 SHMM_C_pgcopy
-    const u32 SHMM_C_zone_refill
-    const u32 SHMM_C_zone_drain
-    const u32 SHMM_C_lru_drain
-    const u32 SHMM_C_charge_refill
-    const u32 SHMM_C_tlb_hit
-    const u32 SHMM_C_tlb_hit_l2
-    const u32 SHMM_C_tlb_miss
-    const u32 SHMM_C_nr_tlb_local_flush_one
-    const u32 SHMM_C_nr_tlb_local_flush_all
-    const u32 SHMM_C_nr_tlb_remote_flush
-    const u32 SHMM_C_nr_tlb_remote_flush_received
-    const u32 SHMM_C_shootdown_waits
-    const u32 SHMM_C_rwsem_read_fast
-    const u32 SHMM_C_rwsem_read_slow
-    const u32 SHMM_C_rwsem_read_sleep
-    const u32 SHMM_C_rwsem_write_fast
-    const u32 SHMM_C_rwsem_write_slow
-    const u32 SHMM_C_rwsem_write_spin
-    const u32 SHMM_C_rwsem_write_sleep
-    const u32 SHMM_C_rwsem_handoff
-    const u32 SHMM_C_ptl_contended
-    const u32 SHMM_C_spinlock_queued
-    const u32 SHMM_C_rcu_grace_periods
-    const u32 SHMM_C_rcu_callbacks
-    const u32 SHMM_C_rcu_backpressure
-    const u32 SHMM_C_violations
-    const u32 SHMM_C_unexpected
+    const u32 SHMM_C_ops, SHMM_C_pgfault, SHMM_C_user_faults, SHMM_C_faults_classic, SHMM_C_faults_segv
+    const u32 SHMM_C_faults_sigbus, SHMM_C_faults_oom, SHMM_C_spf_attempt, SHMM_C_spf_abort, SHMM_C_spf_success
+    const u32 SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_UNMAPPED, SHMM_C_SPF_ABORT_NO_SPECULATE
+    const u32 SHMM_C_SPF_ABORT_VMA_COPY, SHMM_C_SPF_ABORT_ACCESS_ERROR, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ABORT_PMD
+    const u32 SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD
+    const u32 SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2, SHMM_C_SPF_ABORT_USERFAULTFD
+    const u32 SHMM_C_SPF_ABORT_FAULT, SHMM_C_SPF_ABORT_SWAP, SHMM_C_SPF_ATTEMPT_ANON, SHMM_C_SPF_ATTEMPT_NUMA
+    const u32 SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_syscalls, SHMM_C_mmap, SHMM_C_munmap
+    const u32 SHMM_C_mprotect, SHMM_C_brk, SHMM_C_madvise, SHMM_C_fork, SHMM_C_probe_speculated, SHMM_C_probe_locked
+    const u32 SHMM_C_pgalloc, SHMM_C_pgfree, SHMM_C_nr_page_table_pages, SHMM_C_pgreuse, SHMM_C_pgcopy
+    const u32 SHMM_C_zone_refill, SHMM_C_zone_drain, SHMM_C_lru_drain, SHMM_C_charge_refill, SHMM_C_tlb_hit
+    const u32 SHMM_C_tlb_hit_l2, SHMM_C_tlb_miss, SHMM_C_nr_tlb_local_flush_one, SHMM_C_nr_tlb_local_flush_all
+    const u32 SHMM_C_nr_tlb_remote_flush, SHMM_C_nr_tlb_remote_flush_received, SHMM_C_shootdown_waits
+    const u32 SHMM_C_rwsem_read_fast, SHMM_C_rwsem_read_slow, SHMM_C_rwsem_read_sleep, SHMM_C_rwsem_write_fast
+    const u32 SHMM_C_rwsem_write_slow, SHMM_C_rwsem_write_spin, SHMM_C_rwsem_write_sleep, SHMM_C_rwsem_handoff
+    const u32 SHMM_C_ptl_contended, SHMM_C_spinlock_queued, SHMM_C_rcu_grace_periods, SHMM_C_rcu_callbacks
+    const u32 SHMM_C_rcu_backpressure, SHMM_C_violations, SHMM_C_unexpected

@@ -26,6 +26,8 @@
 	X(MPROTECT)  /* mprotect(A, L, prot) */                                                             \
 	X(MADVISE)   /* madvise(A, L, `value`) */                                                           \
 	X(BRK)       /* R[dst] = brk(A) */                                                                  \
+	X(MREMAP)    /* R[dst] = mremap(A, L, new length `count`, flags, new address `aux`) */               \
+	X(TRUNCATE)  /* ftruncate(file `value`, `aux` bytes) */                                             \
 	X(PROBE)     /* 1 if a VMA maps A, else 0: an exception that only looks up its VMA (uprobes) */    \
 	X(LOAD)      /* R[dst] = the byte at A */                                                           \
 	X(STORE)     /* the byte at A = value */                                                            \

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from shmm import _fast
 from shmm.layout import ABI, CONSTANTS, DTYPES
 from shmm.nodes import node_fields
+from shmm.policy import resolve_policy
 
 SHM_DIR: Final = Path("/dev/shm")
 PAGE: Final = CONSTANTS["PAGE_SIZE"]
@@ -39,16 +40,6 @@ TABLE_PAGES: Final = 512                # data pages that one page of a page tab
 MAP_NORESERVE: Final = 0x4000           # mmap has no name for it
 FRAMES_PER_CPU: Final = CONSTANTS["PCP_HIGH"] + 63 + 15     # its free list, one of another node, its LRU batch
 SLOTS_PER_CPU: Final = 2200           # VMAs in a CPU's cache or waiting for a grace period (at most 2000)
-
-# Names of policies (the command line's and Machine's) -> the header's field and the values by name.
-POLICIES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    "scheme": ("scheme", ("mmap_lock", "spf")),
-    "walk": ("walk_policy", ("irq", "rcu")),
-    "table_free": ("table_free_policy", ("ipi", "rcu")),
-    "ipi": ("ipi_policy", ("mailbox", "signal")),
-}
-NUMBERS: Final = ("force_speculation", "zeroing", "paranoid", "fault_around", "shared_core", "queued_spinlocks",
-                  "rcu_poll_every")
 
 # Array -> its dtype and the header's fields that say where it begins and how many there are.
 VIEWS: Final[dict[str, tuple[np.dtype[Any], str, str]]] = {
@@ -122,35 +113,6 @@ class Geometry:
         return -(-_fast.segment_size(asdict(self)) // host_page) * host_page
 
 
-def resolve_policy(**policy: int | str | bool) -> dict[str, int]:
-    """The header's policy fields from names: scheme=mmap_lock|spf, walk=irq|rcu, table_free=ipi|rcu,
-    ipi=mailbox|signal, and the numbers of NUMBERS.
-
-    The header's own field names and values do as well.  Raises ValueError for what does not exist, and for
-    the one combination that would be unsafe.
-    """
-    known = dict(POLICIES) | {field: (field, names) for field, names in POLICIES.values()}
-    out: dict[str, int] = {}
-    for key, value in policy.items():
-        if key in NUMBERS:
-            if isinstance(value, str) or not 0 <= value < 2**32:
-                raise ValueError(f"{key} {value!r} is not a number that fits 32 bits")
-            out[key] = int(value)
-        elif key in known:
-            field, names = known[key]
-            if value not in names and value not in range(len(names)):
-                raise ValueError(f"{key} {value!r} does not exist, choose from {', '.join(names)}")
-            out[field] = names.index(value) if isinstance(value, str) else int(value)
-        else:
-            raise ValueError(f"there is no policy {key!r}, choose from {', '.join((*POLICIES, *NUMBERS))}")
-    if out.get("walk_policy", 0) == 1 and out.get("table_free_policy", 0) == 0:
-        raise ValueError(
-            "walk rcu needs table_free rcu: an RCU walker keeps interrupts on, so the interrupt by which "
-            "table_free ipi waits for walkers does not wait for this one, and its table is freed under it"
-        )
-    return out
-
-
 def _header_fields(geometry: Geometry, nnode: int = 1, cpu_node: Any = b"", **policy: Any) -> dict[str, int | bytes]:
     return {**resolve_policy(**policy), **node_fields(geometry.ncpu, nnode, cpu_node)}
 
@@ -171,7 +133,7 @@ class Segment:
 
     @classmethod
     def create(cls, geometry: Geometry, **policy: Any) -> Segment:
-        """A formatted segment.  policy: see resolve_policy; and nnode and cpu_node, see node_fields.
+        """A formatted segment.  policy: see policy.py; and nnode and cpu_node, see node_fields.
 
         Raises SegmentError if /dev/shm is missing or too small, ValueError for a policy that is refused."""
         fields = _header_fields(geometry, **policy)

@@ -109,7 +109,7 @@ def test_constants_are_the_headers(compiled):
 
 
 def test_counters_and_operations_are_the_headers_lists():
-    assert macro_list("layout.h", "SHMM_COUNTERS") == COUNTERS
+    assert macro_list("counters.h", "SHMM_COUNTERS") == COUNTERS
     assert macro_list("program.h", "SHMM_OPS") == OPS
     assert DTYPES["cpu_t"]["counter"].shape == (len(COUNTERS),)
 

@@ -15,7 +15,8 @@ import pytest
 
 from shmm import _fast, segment
 from shmm.layout import ABI, CONSTANTS, DTYPES
-from shmm.segment import Geometry, Segment, SegmentError, clean, leftovers, object_name, resolve_policy
+from shmm.policy import resolve_policy
+from shmm.segment import Geometry, Segment, SegmentError, clean, leftovers, object_name
 
 SMALL = Geometry.for_run(cpus=2, pages=64)
 HEADER = DTYPES["seg_t"]

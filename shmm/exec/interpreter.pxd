@@ -4,7 +4,7 @@ Every record is executed the same way on every engine.  The stop word is polled 
 64 records or accesses of a TOUCH, which are also the places where a time-shared CPU offers its core: between
 instructions, interrupts on, no lock held (native.h says why that matters)."""
 
-from libc.errno cimport EINVAL
+from libc.errno cimport EINVAL, ENOSYS
 
 from shmm.arch.arch cimport (
     a32, a64, clock_event, core_is_due, fetch_add32, futex_wait, futex_wake, get64, i64, ld32_acquire, ld32_relaxed,
@@ -198,6 +198,8 @@ cdef inline i64 execute_syscall(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 a
         return sys_madvise(c, addr, length, <u32> i.value)
     if i.op == SHMM_OP_PROBE:
         return user_probe(c, addr)
+    if i.op != SHMM_OP_BRK:
+        return -ENOSYS
     ret = sys_brk(c, addr)
     r.reg[i.dst] = <u64> ret
     return ret
