@@ -11,7 +11,7 @@ import pytest
 from simulated import config, fine, simulated
 from test_cluster_workloads import MIB, measure
 
-from shmm.cluster import workloads, words
+from shmm.cluster import words, workloads
 from shmm.layout import COUNTERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +85,7 @@ def test_file_mappings_are_always_refused(workload):
     crowd = counted(workload, 8, size=MIB, seconds=0.001)
     assert crowd["spf_success"] == 0
     assert abs(crowd["spf_abort"] - crowd["spf_attempt"]) <= 8 < crowd["spf_attempt"]   # but for those at the ends
-    assert set(named(crowd)) <= {"SPF_ABORT_NO_SPECULATE", "SPF_ABORT_ODD"}     # a writer at work is seen before the VMA
+    assert set(named(crowd)) <= {"SPF_ABORT_NO_SPECULATE", "SPF_ABORT_ODD"}     # a writer at work is seen first
 
 
 def test_the_table_in_the_docs_names_these_tests():

@@ -63,7 +63,7 @@ ORDER = {
     "SPF_ATTEMPT_ANON",             # past the checks in which a writer shows
     "nr_tlb_local_flush_one", "nr_tlb_local_flush_all", "nr_tlb_remote_flush",  # tables that go flush once more
 }
-SHARED = {                          # where tasks touch the same pages: two that do so at once both fault, and take a page
+SHARED = {                          # where tasks touch the same pages: two that do so at once both fault, and take one
     "user_faults", "spf_attempt", "lru_drain", "charge_refill", "tlb_hit", "tlb_hit_l2", "tlb_miss",
 }
 
