@@ -22,6 +22,8 @@
 	X(nr_page_table_pages)          /* tables allocated minus freed */                                \
 	X(pgreuse)                      /* write-protect faults that kept their page */                   \
 	X(pgcopy)                       /* and those that copied it */                                    \
+	X(pgmajfault)                   /* faults that read from swap */                                  \
+	X(pswpin) X(pswpout)            /* pages read from swap, and written */                           \
 	X(zone_refill) X(zone_drain) X(lru_drain) X(charge_refill)                                        \
 	X(tlb_hit) X(tlb_hit_l2) X(tlb_miss)                                                              \
 	X(nr_tlb_local_flush_one) X(nr_tlb_local_flush_all)                                               \

@@ -43,7 +43,7 @@ cdef extern from "layout_fields.h" nogil:
     const char *const shmm_counter_names[1]
     const char *const shmm_op_names[1]
 
-GEOMETRY = ("ncpu", "nmm", "nvma", "nanon", "nfile", "ncache", "nframe", "ninsn")
+GEOMETRY = ("ncpu", "nmm", "nvma", "nanon", "nfile", "ncache", "nframe", "ninsn", "nswap")
 POLICY = ("scheme", "walk_policy", "table_free_policy", "ipi_policy", "force_speculation", "zeroing", "paranoid",
           "fault_around", "shared_core", "queued_spinlocks", "rcu_poll_every", "nnode")
 
@@ -98,7 +98,8 @@ cdef int fill_header(seg_t *g, geometry, policy) except -1:
                    "zeroing": 1, "paranoid": 0, "fault_around": 16, "shared_core": 0, "queued_spinlocks": 0,
                    "rcu_poll_every": 64, "nnode": 1, "cpu_node": b""}
     p.update(policy)
-    (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn) = [geometry[k] for k in GEOMETRY]
+    (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn, g.nswap) = [
+        geometry[k] for k in GEOMETRY]
     (g.scheme, g.walk_policy, g.table_free_policy, g.ipi_policy, g.force_speculation, g.zeroing, g.paranoid,
      g.fault_around, g.shared_core, g.queued_spinlocks, g.rcu_poll_every, g.nnode) = [p[k] for k in POLICY]
     for cpu, node in enumerate(p["cpu_node"]):
@@ -312,7 +313,7 @@ def check(uintptr_t address):
     """The invariants I1 to I6 (layout.h): one line for each that is broken.  All CPUs stopped."""
     cdef Cpu cpu = Cpu(address, 0)
     cdef breach_t b
-    cdef u32 *refs = <u32 *> calloc(max(cpu.c.g.nframe, cpu.c.g.nanon), sizeof(u32))
+    cdef u32 *refs = <u32 *> calloc(max(cpu.c.g.nframe + cpu.c.g.nswap, cpu.c.g.nanon), sizeof(u32))
     cdef list out = []
     cdef u32 i
     if refs == NULL:

@@ -158,6 +158,8 @@ cdef extern from "layout.h" nogil:
     ctypedef struct anon_vma_t:
         a32 refs
         p32 next
+    ctypedef struct swap_slot_t:
+        p32 count, next
     ctypedef struct file_t:
         a64 npages
         p64 first
@@ -196,7 +198,7 @@ cdef extern from "layout.h" nogil:
         u64 frame_off
         u64 program_off
         u64 result_off
-        u64 memory_off
+        u64 memory_off, swap_off
         u32 scheme
         u32 walk_policy
         u32 table_free_policy
@@ -209,6 +211,7 @@ cdef extern from "layout.h" nogil:
         u32 rcu_poll_every
         u32 creator_pid
         u64 creator_start
+        u32 nswap
         u8 cpu_node[1]
         a32 stop, ready, finished
         a32 barrier_count, barrier_gen, barrier_parties
@@ -217,6 +220,7 @@ cdef extern from "layout.h" nogil:
         node_t node[1]
         pool_t vma_pool
         pool_t anon_pool
+        pool_t swap_pool
         spinlock_t cache_lock
         p32 files_used
         p64 cache_used
@@ -240,6 +244,7 @@ cdef extern from "layout.h" nogil:
         anon_vma_t *anons
         file_t *files
         a32 *cache
+        swap_slot_t *slots
         frame_t *frames
         const shmm_insn_t *program
         a64 *result
@@ -279,4 +284,5 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_C_rwsem_read_fast, SHMM_C_rwsem_read_slow, SHMM_C_rwsem_read_sleep, SHMM_C_rwsem_write_fast
     const u32 SHMM_C_rwsem_write_slow, SHMM_C_rwsem_write_spin, SHMM_C_rwsem_write_sleep, SHMM_C_rwsem_handoff
     const u32 SHMM_C_ptl_contended, SHMM_C_spinlock_queued, SHMM_C_rcu_grace_periods, SHMM_C_rcu_callbacks
+    const u32 SHMM_C_pgmajfault, SHMM_C_pswpin, SHMM_C_pswpout
     const u32 SHMM_C_rcu_backpressure, SHMM_C_violations, SHMM_C_unexpected

@@ -15,6 +15,7 @@ from shmm.mm.lru cimport lru_add_drain
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu
 from shmm.mm.munmap cimport page_align, split_at_edges
+from shmm.mm.pageout cimport madvise_pageout
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_adjust cimport vma_merge_neighbours
 from shmm.mm.vma_tree cimport next_vma
@@ -109,7 +110,8 @@ cdef inline i64 madvise_flags(vcpu_t *c, mm_t *mm, u64 start, u64 end, u32 advic
 
 
 cdef inline i64 vm_madvise(vcpu_t *c, mm_t *mm, u64 start, u64 length, u32 advice) noexcept nogil:
-    """madvise(2): 0, -EINVAL or -ENOMEM.  WILLNEED, COLD and PAGEOUT are accepted and change nothing."""
+    """madvise(2): 0, -EINVAL or -ENOMEM.  WILLNEED and COLD are accepted and change nothing,
+    and so is PAGEOUT where there is no swap."""
     cdef u64 end = start + page_align(length)
     cdef i64 ret = 0
     cdef bint in_vma = advice <= MADV_SEQUENTIAL or advice == MADV_DONTFORK or advice == MADV_DOFORK or (
@@ -119,7 +121,14 @@ cdef inline i64 vm_madvise(vcpu_t *c, mm_t *mm, u64 start, u64 length, u32 advic
         return -EINVAL
     if start & (SHMM_PAGE_SIZE - 1) or end < start or (length and page_align(length) == 0):
         return -EINVAL
-    if end == start or ignored:
+    if end == start:
+        return 0
+    if advice == MADV_PAGEOUT and c.g.nswap:
+        mmap_read_lock(c, mm)
+        ret = madvise_pageout(c, mm, start, end)
+        mmap_read_unlock(c, mm)
+        return ret
+    if ignored:
         return 0
     if advice == MADV_DONTNEED:
         mmap_read_lock(c, mm)

@@ -18,7 +18,9 @@ from shmm.mm.mmap cimport calc_vm_prot_bits
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
 from shmm.mm.munmap cimport page_align, split_at_edges
-from shmm.mm.page_table cimport PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_pfn
+from shmm.mm.page_table cimport (
+    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_pfn, pte_present,
+)
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vma cimport vm_get_page_prot, vma_end, vma_start
 from shmm.mm.vma_adjust cimport vma_merge_neighbours
@@ -48,7 +50,7 @@ cdef inline void change_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 add
     spin_lock(c, pte_lockptr(c, pmd))
     while addr < end:
         pte = ld64_relaxed(entry)
-        if pte:
+        if pte_present(pte):                    # a swap entry carries no permissions
             new = pte_modify(c, pte, flags)
             while new != pte and cmpxchg64(entry, pte, new) != pte:     # the MMU set a bit meanwhile
                 pte = ld64_relaxed(entry)
