@@ -11,6 +11,7 @@ from shmm.arch.arch cimport get32, get64, i64, ld32_relaxed, ld64_relaxed, now_n
 from shmm.exec.interpreter cimport run_program, run_t
 from shmm.exec.syscall cimport (
     sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_munmap,
+    user_numa_work,
 )
 from shmm.exec.user cimport user_copy, user_load, user_probe, user_store
 from shmm.layout cimport seg_t, vcpu_t, vcpu_bind
@@ -200,6 +201,11 @@ cdef class Cpu:
         """0 or a negative errno."""
         self.wake()
         return self.rest(sys_madvise(&self.c, addr, length, advice))
+
+    def numa(self, u64 addr, u64 length):
+        """A scan for NUMA balancing comes by the range.  0 or a negative errno."""
+        self.wake()
+        return self.rest(user_numa_work(&self.c, addr, length))
 
     def brk(self, u64 addr):
         """The heap's end after the call; the old one if it could not be moved."""

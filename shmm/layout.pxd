@@ -260,7 +260,7 @@ cdef extern from "program.h" nogil:
     const u32 SHMM_REGS
     const u32 SHMM_OPF_EXPECT, SHMM_OPF_MAY_FAIL, SHMM_OPF_WRITE, SHMM_OPF_COUNT
     const u32 SHMM_OP_END, SHMM_OP_NOP, SHMM_OP_MMAP, SHMM_OP_MUNMAP, SHMM_OP_MPROTECT, SHMM_OP_MADVISE, SHMM_OP_BRK
-    const u32 SHMM_OP_MREMAP, SHMM_OP_TRUNCATE
+    const u32 SHMM_OP_MREMAP, SHMM_OP_TRUNCATE, SHMM_OP_NUMA
     const u32 SHMM_OP_PROBE, SHMM_OP_CLOCK, SHMM_OP_LOAD, SHMM_OP_STORE, SHMM_OP_FETCH, SHMM_OP_TOUCH, SHMM_OP_LEA
     const u32 SHMM_OP_RAND, SHMM_OP_JMP, SHMM_OP_DJNZ, SHMM_OP_BARRIER, SHMM_OP_OPS, SHMM_OP_TURN, SHMM_OP_NEXT
     const u32 SHMM_OP_MM, SHMM_OP_EXEC, SHMM_OP_FORK, SHMM_OP_EXIT
@@ -284,5 +284,7 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_C_rwsem_read_fast, SHMM_C_rwsem_read_slow, SHMM_C_rwsem_read_sleep, SHMM_C_rwsem_write_fast
     const u32 SHMM_C_rwsem_write_slow, SHMM_C_rwsem_write_spin, SHMM_C_rwsem_write_sleep, SHMM_C_rwsem_handoff
     const u32 SHMM_C_ptl_contended, SHMM_C_spinlock_queued, SHMM_C_rcu_grace_periods, SHMM_C_rcu_callbacks
-    const u32 SHMM_C_pgmajfault, SHMM_C_pswpin, SHMM_C_pswpout
+    const u32 SHMM_C_pgmajfault, SHMM_C_pswpin, SHMM_C_pswpout, SHMM_C_numa_pte_updates, SHMM_C_numa_hint_faults
+    const u32 SHMM_C_numa_hint_faults_local, SHMM_C_numa_pages_migrated, SHMM_C_pgmigrate_success
+    const u32 SHMM_C_pgmigrate_fail
     const u32 SHMM_C_rcu_backpressure, SHMM_C_violations, SHMM_C_unexpected

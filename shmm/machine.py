@@ -115,6 +115,11 @@ class Machine:
         """madvise(2); advice: a constant of Python's mmap module, such as MADV_DONTNEED."""
         _checked(self._cpu(cpu).madvise(addr, length, advice))
 
+    def numa(self, addr: int, length: int, *, cpu: int = 0) -> None:
+        """A scan for NUMA balancing comes by: the next access to each page of the range is a hint fault, which moves
+        the page to the node of the CPU that takes it."""
+        _checked(self._cpu(cpu).numa(addr, length))
+
     def brk(self, addr: int = 0, *, cpu: int = 0) -> int:
         """Moves the end of the heap to addr and returns where it is; 0 only asks."""
         end = _checked(self._cpu(cpu).brk(addr))

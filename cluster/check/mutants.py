@@ -72,6 +72,8 @@ PLANS: dict[str, Plan] = {
     "IRQ_ENABLE_RELAXED": Plan(("shootdown_reuse",)),
     "MPROTECT_NO_FLUSH": Plan(("mprotect_late",)),
     "ZAP_NO_LOCK": Plan(("fault_munmap",)),
+    "NUMA_SECOND_LOCK": Plan(("numa_second_lock",)),
+    "MIGRATE_NO_FLUSH": Plan(("numa_stale",)),
     "SWAP_NO_FLUSH": Plan(("swap_fault",)),
     "SWAP_EARLY": Plan(("swap_fault",)),
     "SWAP_READ_EARLY": Plan(("swap_again",)),

@@ -87,7 +87,7 @@ class Scenario:
     description: str
     variants: tuple[str, ...]
     build: Callable[[Scene], None]
-    policy: Mapping[str, int] = field(default_factory=dict)     # on top of the variant's
+    policy: Mapping[str, Any] = field(default_factory=dict)     # on top of the variant's
 
     def scene(self) -> Scene:
         """A fresh scene.  Raises ScenarioError if its CPUs are not 2 to 4 without gaps."""

@@ -2,7 +2,7 @@
 
     handle_mm_fault         the walk: classical allocates tables, speculative refuses to (2 MiB at a time: that is
                             where pft's one abort in 512 comes from) -> handle_pte_fault
-    handle_pte_fault        dispatch on the pte: anonymous, file, swap, write-protect, spurious
+    handle_pte_fault        dispatch on the pte: anonymous, file, swap, NUMA hint, write-protect, spurious
     do_anonymous_page       zero page for a read, a fresh frame for a write
     do_wp_page              reuse an exclusive page, else wp_page_copy
     do_read_fault, do_cow_fault, do_shared_fault     files, classical only
@@ -30,11 +30,12 @@ from shmm.mm.frame cimport (
     add_batched, alloc_frame, alloc_zeroed_frame, charge, frame_bytes, get_frame,
 )
 from shmm.mm.lru cimport lru_add, put_page
-from shmm.mm.page_table cimport find_pmd, get_entry, pmd_alloc, pte_pfn, pte_present, set_entry
+from shmm.mm.numa_fault cimport do_numa_page
+from shmm.mm.page_table cimport find_pmd, get_entry, pmd_alloc, pte_pfn, pte_present, pte_protnone, set_entry
 from shmm.mm.percpu_rwsem cimport percpu_down_read_trylock, percpu_up_read
 from shmm.mm.shootdown cimport flush_tlb_mm_range
 from shmm.mm.swap_fault cimport do_swap_page
-from shmm.mm.vma cimport vm_get_page_prot
+from shmm.mm.vma cimport vm_get_page_prot, vma_is_accessible
 from shmm.mm.vmstat cimport count_vm_event
 from shmm.mm.walk cimport (
     FAULT_WRITE, VM_FAULT_OOM, VM_FAULT_RETRY, VM_FAULT_SIGBUS, pte_map_lock, pte_set_table, pte_unmap_unlock,
@@ -157,6 +158,8 @@ cdef inline u32 handle_pte_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
         return do_anonymous_page(c, vmf) if vmf.vma.file == 0 else do_fault(c, vmf)
     if not pte_present(vmf.orig_pte):
         return do_swap_page(c, vmf)
+    if pte_protnone(vmf.orig_pte) and vma_is_accessible(vmf.vma.flags):
+        return do_numa_page(c, vmf)
     if vmf.speculative:
         count_vm_event(c, SHMM_C_SPF_ATTEMPT_PTE)
     if not pte_map_lock(c, vmf):

@@ -11,7 +11,7 @@ entry has no permissions, these come from the VMA when the page does (so mprotec
 reference on its slot, which zap gives back and fork takes another of.
 
 There are no migration entries: who moves a page keeps its ptl from the unmapping to the new pte, so that nobody finds
-the time in between, and what waits for a migration's end waits for that lock (numa_migrate.pxd).
+the time in between, and what waits for a migration's end waits for that lock (migrate.pxd).
 
 Source: include/linux/swapops.h."""
 
