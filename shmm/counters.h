@@ -24,6 +24,11 @@
 	X(nr_page_table_pages)          /* tables allocated minus freed */                                \
 	X(pgreuse)                      /* write-protect faults that kept their page */                   \
 	X(pgcopy)                       /* and those that copied it */                                    \
+	X(pgmajfault)                   /* faults that read from swap */                                  \
+	X(pswpin) X(pswpout)            /* pages read from swap, and written */                           \
+	X(numa_pte_updates)             /* ptes that were made hints for NUMA balancing */                \
+	X(numa_hint_faults) X(numa_hint_faults_local)                                                     \
+	X(numa_pages_migrated) X(pgmigrate_success) X(pgmigrate_fail)                                     \
 	X(zone_refill) X(zone_drain) X(lru_drain) X(charge_refill)                                        \
 	X(tlb_hit) X(tlb_hit_l2) X(tlb_miss)                                                              \
 	X(nr_tlb_local_flush_one) X(nr_tlb_local_flush_all)                                               \

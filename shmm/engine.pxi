@@ -11,6 +11,7 @@ from shmm.arch.arch cimport get32, get64, i64, ld32_relaxed, ld64_relaxed, now_n
 from shmm.exec.interpreter cimport run_program, run_t
 from shmm.exec.syscall cimport (
     sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_munmap,
+    user_numa_work,
 )
 from shmm.exec.user cimport user_copy, user_load, user_probe, user_store
 from shmm.layout cimport seg_t, vcpu_t, vcpu_bind
@@ -43,7 +44,7 @@ cdef extern from "layout_fields.h" nogil:
     const char *const shmm_counter_names[1]
     const char *const shmm_op_names[1]
 
-GEOMETRY = ("ncpu", "nmm", "nvma", "nanon", "nfile", "ncache", "nframe", "ninsn")
+GEOMETRY = ("ncpu", "nmm", "nvma", "nanon", "nfile", "ncache", "nframe", "ninsn", "nswap")
 POLICY = ("scheme", "walk_policy", "table_free_policy", "ipi_policy", "force_speculation", "zeroing", "paranoid",
           "fault_around", "shared_core", "queued_spinlocks", "rcu_poll_every", "nnode", "stack_growth", "thp_align",
           "max_map_count", "rlimit_as", "rlimit_stack", "totalram")
@@ -101,7 +102,8 @@ cdef int fill_header(seg_t *g, geometry, policy) except -1:
                    "max_map_count": L.SHMM_MAX_MAP_COUNT, "rlimit_as": 0, "rlimit_stack": L.SHMM_RLIMIT_STACK,
                    "totalram": 0}
     p.update(policy)
-    (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn) = [geometry[k] for k in GEOMETRY]
+    (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn, g.nswap) = [
+        geometry[k] for k in GEOMETRY]
     (g.scheme, g.walk_policy, g.table_free_policy, g.ipi_policy, g.force_speculation, g.zeroing, g.paranoid,
      g.fault_around, g.shared_core, g.queued_spinlocks, g.rcu_poll_every, g.nnode, g.stack_growth,
      g.thp_align, g.max_map_count, g.rlimit_as, g.rlimit_stack, g.totalram) = [p[k] for k in POLICY]
@@ -203,6 +205,11 @@ cdef class Cpu:
         """0 or a negative errno."""
         self.wake()
         return self.rest(sys_madvise(&self.c, addr, length, advice))
+
+    def numa(self, u64 addr, u64 length):
+        """A scan for NUMA balancing comes by the range.  0 or a negative errno."""
+        self.wake()
+        return self.rest(user_numa_work(&self.c, addr, length))
 
     def brk(self, u64 addr):
         """The heap's end after the call; the old one if it could not be moved."""
@@ -316,7 +323,7 @@ def check(uintptr_t address):
     """The invariants I1 to I6 (layout.h): one line for each that is broken.  All CPUs stopped."""
     cdef Cpu cpu = Cpu(address, 0)
     cdef breach_t b
-    cdef u32 *refs = <u32 *> calloc(max(cpu.c.g.nframe, cpu.c.g.nanon), sizeof(u32))
+    cdef u32 *refs = <u32 *> calloc(max(cpu.c.g.nframe + cpu.c.g.nswap, cpu.c.g.nanon), sizeof(u32))
     cdef list out = []
     cdef u32 i
     if refs == NULL:

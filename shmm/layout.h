@@ -12,12 +12,15 @@
  *     | anon_vmas |
  *     +-----------+ file_off     file_t[nfile]   the page cache's files, and
  *     | files     | cache_off    a32[ncache]     its slots: the frame of each file page, or 0
+ *     |           | swap_off     swap_slot_t[nswap]   the swap area's slots: who refers to them
  *     +-----------+ frame_off    frame_t[nframe] what the kernel keeps in struct page
  *     | frames    |
  *     +-----------+ program_off  shmm_insn_t[ninsn]: the CPUs' programs (program.h), and
  *     | programs  | result_off   a64[ninsn]: what each record resulted in when it last ran
  *     +-----------+ memory_off   the frames' contents, 4 KiB each; page tables live here too
  *     | memory    |
+ *     +-----------+              the contents of swap slots, 4 KiB each: page nframe + slot of the memory
+ *     | swap      |
  *     +-----------+ size
  *
  * Everything refers to everything by index, never by pointer: 0 is "none" for every kind of index, so slot 0
@@ -36,7 +39,8 @@
  *   I4  Frames are conserved: in use + free = all; what is in use is a page, a page table or page cache, and
  *       after the last exit nothing is in use that was not before.  A free frame is in exactly one list, and
  *       free lists and LRU lists hold frames of their node only.  An anon_vma's count is the number of VMAs
- *       that point to it.
+ *       that point to it.  A swap slot's count is the number of swap entries in tables that name it, and a slot
+ *       that none names is in the free list.
  *   I5  Counters add up: speculative attempts = successes + aborts, aborts = the sum of the named aborts,
  *       frames allocated - freed = frames in use.
  *   I6  mmap_seq is even, every lock is free and nobody in line for one when no operation runs; interrupts are on.
@@ -247,6 +251,11 @@ typedef struct {
 	p32 next;                                  /* free list, under seg_t.anon_pool.lock */
 } anon_vma_t;
 
+/* mm/swapfile.pxd: a page of the swap area. */
+typedef struct {
+	p32 count, next;                           /* under seg_t.swap_pool.lock: swap entries; free list */
+} swap_slot_t;
+
 /* ---- the page-cache stand-in -----------------------------------------------------------------------------*/
 typedef struct {
 	a64 npages;                                /* set when the file is made */
@@ -275,7 +284,7 @@ typedef struct {
 	uint64_t magic, abi, size;
 	uint32_t version, ncpu, nmm, nvma, nanon, nfile, ncache, nframe, ninsn, nnode;
 	uint64_t cpu_off, mm_off, vma_off, anon_off, file_off, cache_off, frame_off;
-	uint64_t program_off, result_off, memory_off;
+	uint64_t program_off, result_off, memory_off, swap_off;
 	uint32_t scheme, walk_policy, table_free_policy, ipi_policy;
 	uint32_t force_speculation, zeroing, paranoid, fault_around;     /* fault_around: pages, 1 is off */
 	uint32_t shared_core, queued_spinlocks;    /* more CPUs than cores; see mm/spinlock.pxd */
@@ -287,6 +296,7 @@ typedef struct {
 	uint32_t totalram;                         /* pages that one request may ask for (OVERCOMMIT_GUESS); 0: any */
 	uint32_t creator_pid;
 	uint64_t creator_start;
+	uint32_t nswap;                            /* slots of the swap area, 0: there is none */
 	uint8_t cpu_node[SHMM_MAX_CPU];            /* of memory; of a frame: frame_node (mm/frame.pxd) */
 
 	/* run control: written by the launcher and at barriers */
@@ -300,6 +310,7 @@ typedef struct {
 	node_t node[SHMM_MAX_NODE];
 	pool_t vma_pool;                           /* taken in batches */
 	pool_t anon_pool;
+	pool_t swap_pool;                          /* mm/swapfile.pxd */
 	_Alignas(64) spinlock_t cache_lock;        /* gives files their slots */
 	p32 files_used;
 	p64 cache_used;
@@ -319,6 +330,7 @@ typedef struct {
 	anon_vma_t *anons;
 	file_t *files;
 	a32 *cache;
+	swap_slot_t *slots;
 	frame_t *frames;
 	const shmm_insn_t *program;
 	a64 *result;
@@ -351,6 +363,7 @@ static inline void vcpu_bind(vcpu_t *c, void *base, uint32_t id, uint32_t *gathe
 	c->anons = (anon_vma_t *)(b + g->anon_off);
 	c->files = (file_t *)(b + g->file_off);
 	c->cache = (a32 *)(b + g->cache_off);
+	c->slots = (swap_slot_t *)(b + g->swap_off);
 	c->frames = (frame_t *)(b + g->frame_off);
 	c->program = (const shmm_insn_t *)(b + g->program_off);
 	c->result = (a64 *)(b + g->result_off);

@@ -161,6 +161,8 @@ cdef extern from "layout.h" nogil:
     ctypedef struct anon_vma_t:
         a32 refs
         p32 next
+    ctypedef struct swap_slot_t:
+        p32 count, next
     ctypedef struct file_t:
         a64 npages
         p64 first
@@ -199,7 +201,7 @@ cdef extern from "layout.h" nogil:
         u64 frame_off
         u64 program_off
         u64 result_off
-        u64 memory_off
+        u64 memory_off, swap_off
         u32 scheme
         u32 walk_policy
         u32 table_free_policy
@@ -213,6 +215,7 @@ cdef extern from "layout.h" nogil:
         u32 stack_growth, thp_align, max_map_count, rlimit_as, rlimit_stack, totalram
         u32 creator_pid
         u64 creator_start
+        u32 nswap
         u8 cpu_node[1]
         a32 stop, ready, finished
         a32 barrier_count, barrier_gen, barrier_parties
@@ -221,6 +224,7 @@ cdef extern from "layout.h" nogil:
         node_t node[1]
         pool_t vma_pool
         pool_t anon_pool
+        pool_t swap_pool
         spinlock_t cache_lock
         p32 files_used
         p64 cache_used
@@ -244,6 +248,7 @@ cdef extern from "layout.h" nogil:
         anon_vma_t *anons
         file_t *files
         a32 *cache
+        swap_slot_t *slots
         frame_t *frames
         const shmm_insn_t *program
         a64 *result
@@ -259,7 +264,7 @@ cdef extern from "program.h" nogil:
     const u32 SHMM_REGS
     const u32 SHMM_OPF_EXPECT, SHMM_OPF_MAY_FAIL, SHMM_OPF_WRITE, SHMM_OPF_COUNT
     const u32 SHMM_OP_END, SHMM_OP_NOP, SHMM_OP_MMAP, SHMM_OP_MUNMAP, SHMM_OP_MPROTECT, SHMM_OP_MADVISE, SHMM_OP_BRK
-    const u32 SHMM_OP_MREMAP, SHMM_OP_TRUNCATE
+    const u32 SHMM_OP_MREMAP, SHMM_OP_TRUNCATE, SHMM_OP_NUMA
     const u32 SHMM_OP_PROBE, SHMM_OP_CLOCK, SHMM_OP_LOAD, SHMM_OP_STORE, SHMM_OP_FETCH, SHMM_OP_TOUCH, SHMM_OP_LEA
     const u32 SHMM_OP_RAND, SHMM_OP_JMP, SHMM_OP_DJNZ, SHMM_OP_BARRIER, SHMM_OP_OPS, SHMM_OP_TURN, SHMM_OP_NEXT
     const u32 SHMM_OP_MM, SHMM_OP_EXEC, SHMM_OP_FORK, SHMM_OP_EXIT
@@ -283,4 +288,7 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_C_rwsem_read_fast, SHMM_C_rwsem_read_slow, SHMM_C_rwsem_read_sleep, SHMM_C_rwsem_write_fast
     const u32 SHMM_C_rwsem_write_slow, SHMM_C_rwsem_write_spin, SHMM_C_rwsem_write_sleep, SHMM_C_rwsem_handoff
     const u32 SHMM_C_ptl_contended, SHMM_C_spinlock_queued, SHMM_C_rcu_grace_periods, SHMM_C_rcu_callbacks
+    const u32 SHMM_C_pgmajfault, SHMM_C_pswpin, SHMM_C_pswpout, SHMM_C_numa_pte_updates, SHMM_C_numa_hint_faults
+    const u32 SHMM_C_numa_hint_faults_local, SHMM_C_numa_pages_migrated, SHMM_C_pgmigrate_success
+    const u32 SHMM_C_pgmigrate_fail
     const u32 SHMM_C_rcu_backpressure, SHMM_C_violations, SHMM_C_unexpected

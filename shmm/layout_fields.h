@@ -35,7 +35,7 @@ static const struct { const char *name; size_t size; } shmm_structs[] = {
 #define STRUCTURE(s) { #s, sizeof(s) },
 	STRUCTURE(spinlock_t) STRUCTURE(rwsem_t) STRUCTURE(percpu_rwsem_t) STRUCTURE(pool_t) STRUCTURE(node_t)
 	STRUCTURE(tlb_entry_t)
-	STRUCTURE(cpu_t) STRUCTURE(mm_t) STRUCTURE(vma_t) STRUCTURE(anon_vma_t) STRUCTURE(file_t) STRUCTURE(frame_t)
+	STRUCTURE(cpu_t) STRUCTURE(mm_t) STRUCTURE(vma_t) STRUCTURE(anon_vma_t) STRUCTURE(swap_slot_t) STRUCTURE(file_t) STRUCTURE(frame_t)
 	STRUCTURE(seg_t) STRUCTURE(shmm_insn_t)
 };
 static const size_t shmm_nstructs = sizeof shmm_structs / sizeof shmm_structs[0];
@@ -84,6 +84,8 @@ static const shmm_field_t shmm_fields[] = {
 
 	FIELD(anon_vma_t, refs) FIELD(anon_vma_t, next)
 
+	FIELD(swap_slot_t, count) FIELD(swap_slot_t, next)
+
 	FIELD(file_t, npages) FIELD(file_t, first) FIELD(file_t, refs) FIELD(file_t, shmem)
 
 	FIELD(frame_t, refs) FIELD(frame_t, kind) FIELD(frame_t, gen) FIELD(frame_t, exclusive) FIELD(frame_t, ptl)
@@ -94,18 +96,19 @@ static const shmm_field_t shmm_fields[] = {
 	FIELD(seg_t, nmm) FIELD(seg_t, nvma) FIELD(seg_t, nanon) FIELD(seg_t, nfile) FIELD(seg_t, ncache)
 	FIELD(seg_t, nframe) FIELD(seg_t, ninsn) FIELD(seg_t, nnode) FIELD(seg_t, cpu_off) FIELD(seg_t, mm_off)
 	FIELD(seg_t, vma_off) FIELD(seg_t, anon_off) FIELD(seg_t, file_off) FIELD(seg_t, cache_off) FIELD(seg_t, frame_off)
-	FIELD(seg_t, program_off) FIELD(seg_t, result_off) FIELD(seg_t, memory_off) FIELD(seg_t, scheme)
+	FIELD(seg_t, program_off) FIELD(seg_t, result_off) FIELD(seg_t, memory_off) FIELD(seg_t, swap_off)
+	FIELD(seg_t, scheme)
 	FIELD(seg_t, walk_policy) FIELD(seg_t, table_free_policy) FIELD(seg_t, ipi_policy)
 	FIELD(seg_t, force_speculation) FIELD(seg_t, zeroing) FIELD(seg_t, paranoid) FIELD(seg_t, fault_around)
 	FIELD(seg_t, shared_core) FIELD(seg_t, queued_spinlocks) FIELD(seg_t, rcu_poll_every) FIELD(seg_t, stack_growth)
 	FIELD(seg_t, thp_align) FIELD(seg_t, max_map_count) FIELD(seg_t, rlimit_as) FIELD(seg_t, rlimit_stack)
 	FIELD(seg_t, totalram) FIELD(seg_t, creator_pid)
-	FIELD(seg_t, creator_start)
+	FIELD(seg_t, creator_start) FIELD(seg_t, nswap)
 	FIELD(seg_t, cpu_node) FIELD(seg_t, stop)
 	FIELD(seg_t, ready) FIELD(seg_t, finished) FIELD(seg_t, barrier_count) FIELD(seg_t, barrier_gen)
 	FIELD(seg_t, barrier_parties) FIELD(seg_t, turn) FIELD(seg_t, clock_since) FIELD(seg_t, clock_ns)
 	FIELD(seg_t, node) FIELD(seg_t, vma_pool)
-	FIELD(seg_t, anon_pool) FIELD(seg_t, cache_lock) FIELD(seg_t, files_used) FIELD(seg_t, cache_used)
+	FIELD(seg_t, anon_pool) FIELD(seg_t, swap_pool) FIELD(seg_t, cache_lock) FIELD(seg_t, files_used) FIELD(seg_t, cache_used)
 	FIELD(seg_t, charged) FIELD(seg_t, rcu_seq) FIELD(seg_t, rcu_lock)
 
 	FIELD(shmm_insn_t, op) FIELD(shmm_insn_t, dst) FIELD(shmm_insn_t, base) FIELD(shmm_insn_t, len_reg)

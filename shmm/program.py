@@ -157,6 +157,10 @@ class Program:
         """R[dst] = brk(addr)."""
         return self.add("BRK", addr=addr, base=base, dst=dst, **_outcome(expect, may_fail, count))
 
+    def numa(self, addr: int, length: int, *, base: int = 0, len_reg: int = 0, count: bool = False) -> int:
+        """A scan for NUMA balancing comes by: the next access to each page there is a hint fault (task_numa_work)."""
+        return self.add("NUMA", addr=addr, len=length, base=base, len_reg=len_reg, **_outcome(None, False, count))
+
     # ---- accesses: the result is the number of faults taken, or the failure --------------------------------
 
     def load(

@@ -54,6 +54,11 @@
 	X(FREE_BEFORE_FLUSH, "flush", "frames are freed before the flush") \
 	X(FLUSH_BEFORE_ZAP, "flush", "translations are flushed before the pte is cleared, and not after") \
 	X(MPROTECT_NO_FLUSH, "flush", "mprotect does not flush") \
+	X(NUMA_SECOND_LOCK, "spf", "do_numa_page takes its second lock without a look at mmap_seq, as in the series") \
+	X(MIGRATE_NO_FLUSH, "flush", "a page that a hint fault moves is copied without a flush") \
+	X(SWAP_NO_FLUSH, "flush", "a page is written to swap and freed without a flush") \
+	X(SWAP_EARLY, "flush", "a swap entry can be seen before the slot holds the page") \
+	X(SWAP_READ_EARLY, "flush", "a slot is read before the page-table lock says that it is still ours") \
 	X(ZAP_NO_LOCK, "flush", "ptes are zapped without their lock") \
 	X(RCU_READER_IGNORED, "lock", "a grace period does not wait for readers") \
 	X(RWSEM_NO_WAKE, "lock", "whoever releases a rwsem wakes nobody") \

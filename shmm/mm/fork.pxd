@@ -31,10 +31,13 @@ from shmm.mm.frame cimport get_frame, sync_rss
 from shmm.mm.mm cimport current_mm, exit_mmap, mm_init
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from shmm.mm.page_table cimport (
-    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_alloc, pte_lockptr, pte_pfn, set_entry,
+    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_alloc, pte_lockptr, pte_pfn, pte_present,
+    set_entry,
 )
 from shmm.mm.shootdown cimport flush_tlb_mm
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
+from shmm.mm.swap_entry cimport swp_offset
+from shmm.mm.swapfile cimport swap_duplicate
 from shmm.mm.vma cimport vm_area_alloc, vma_end, vma_start
 from shmm.mm.vma_tree cimport next_vma, vma_link
 
@@ -44,6 +47,10 @@ cdef inline void copy_present_pte(vcpu_t *c, mm_t *new, a64 *src, a64 *dst, bint
     cdef u64 pte = ld64_relaxed(src)
     cdef u32 pfn
     if pte == 0:
+        return
+    if not pte_present(pte):
+        swap_duplicate(c, swp_offset(pte))
+        set_entry(dst, pte)
         return
     if not shared:
         while cmpxchg64(src, pte, pte & ~SHMM_PTE_WRITE) != pte:        # the MMU may set a bit meanwhile

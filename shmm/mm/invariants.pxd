@@ -14,6 +14,7 @@ from shmm.layout cimport (
 from shmm.mm.find_vma cimport find_vma
 from shmm.mm.frame cimport frame_node
 from shmm.mm.page_table cimport PGD, PTE, entry_shift, pte_pfn, table_entry
+from shmm.mm.swap_entry cimport swp_offset
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_tree cimport gap_before, is_red, left_of, next_vma, parent_of, right_of
 
@@ -119,6 +120,17 @@ cdef inline u64 check_pte(vcpu_t *c, u32 slot, u64 addr, u64 pte, u32 *refs, bre
     return 0
 
 
+cdef inline u64 check_swap_pte(vcpu_t *c, u32 slot, u64 addr, u64 pte, u32 *refs, breach_t *found) noexcept nogil:
+    """Slots are counted behind the frames."""
+    cdef u32 v = find_vma(c, &c.mms[slot], addr)
+    if v == 0 or vma_start(c, v) > addr or ld32_relaxed(&c.vmas[v].file):
+        return breach(found, 2, slot, b"swap entry outside any anonymous VMA", addr, pte, 0)
+    if swp_offset(pte) == 0 or swp_offset(pte) >= c.g.nswap:
+        return breach(found, 2, slot, b"swap entry of no slot", addr, pte, c.g.nswap)
+    refs[c.g.nframe + swp_offset(pte)] += 1
+    return 0
+
+
 cdef inline u64 check_table(vcpu_t *c, u32 slot, u32 table, u32 level, u64 base, u32 *refs,
                             breach_t *found) noexcept nogil:
     cdef u64 bad = 0
@@ -135,19 +147,41 @@ cdef inline u64 check_table(vcpu_t *c, u32 slot, u32 table, u32 level, u64 base,
             continue
         if level > PTE:
             bad += check_table(c, slot, pte_pfn(entry), level - 1, base + (<u64> i << entry_shift(level)), refs, found)
-        elif entry & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE):
+        elif not entry & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE):
+            bad += check_swap_pte(c, slot, base + (<u64> i << SHMM_PAGE_SHIFT), entry, refs, found)
+        else:
             bad += check_pte(c, slot, base + (<u64> i << SHMM_PAGE_SHIFT), entry, refs, found)
     return bad
 
 
+cdef inline u64 check_I4_swap(vcpu_t *c, const u32 *refs, breach_t *found) noexcept nogil:
+    """Every slot's count against the swap entries that name it; the others are in the free list."""
+    cdef u32 slot = get32(&c.g.swap_pool.head)
+    cdef u64 listed = 0
+    cdef u64 unused = 0
+    cdef u64 bad = 0
+    cdef u32 i
+    for i in range(1, c.g.nswap):
+        unused += refs[i] == 0
+        if get32(&c.slots[i].count) != refs[i]:
+            bad += breach(found, 4, 0, b"swap slot's count", i, get32(&c.slots[i].count), refs[i])
+    while slot and listed <= unused:
+        listed += 1
+        slot = get32(&c.slots[slot].next)
+    if listed != unused or listed != ld64_relaxed(&c.g.swap_pool.free):
+        bad += breach(found, 4, 0, b"free swap slots in the list", ld64_relaxed(&c.g.swap_pool.free), listed, unused)
+    return bad
+
+
 cdef inline u64 check_I2_I4(vcpu_t *c, u32 *refs, breach_t *found) noexcept nogil:
-    """Every mm's tables against the frames; refs is zeroed scratch of nframe words."""
+    """Every mm's tables against the frames and swap slots; refs is zeroed scratch of nframe + nswap words."""
     cdef u64 bad = 0
     cdef u64 i
     cdef u32 used
     for i in range(1, c.g.nmm):
         if get32(&c.mms[i].in_use):
             bad += check_table(c, <u32> i, get32(&c.mms[i].pgd), PGD, 0, refs, found)
+    bad += check_I4_swap(c, refs + c.g.nframe, found)
     for i in range(1, get64(&c.g.cache_used)):
         if ld32_relaxed(&c.cache[i]):
             refs[ld32_relaxed(&c.cache[i])] += 1
@@ -291,5 +325,6 @@ cdef inline u64 check_I6(vcpu_t *c, breach_t *found) noexcept nogil:
         bad += check_free(&c.g.node[i].lru_lock, 0, b"lru_lock", found)
     return (bad + check_free(&c.g.vma_pool.lock, 0, b"vma_pool.lock", found)
             + check_free(&c.g.anon_pool.lock, 0, b"anon_pool.lock", found)
+            + check_free(&c.g.swap_pool.lock, 0, b"swap_pool.lock", found)
             + check_free(&c.g.cache_lock, 0, b"cache_lock", found)
             + check_free(&c.g.rcu_lock, 0, b"rcu_lock", found))

@@ -66,6 +66,11 @@ cdef inline bint pte_present(u64 pte) noexcept nogil:
     return pte & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE) != 0
 
 
+cdef inline bint pte_protnone(u64 pte) noexcept nogil:
+    """Maps a page, but the program may not access it: its VMA is PROT_NONE, or the pte is a hint for NUMA balancing."""
+    return pte & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE) == SHMM_PTE_PROTNONE
+
+
 cdef inline spinlock_t *pte_lockptr(vcpu_t *c, u64 pmd) noexcept nogil:
     """The ptl of the table that a pmd entry points to."""
     return &c.frames[pte_pfn(pmd)].ptl

@@ -60,6 +60,12 @@ cdef struct vm_fault_t:
     spinlock_t *ptl             # the lock of the pte's table
 
 
+cdef inline u32 spf_abort(vcpu_t *c, u32 reason) noexcept nogil:
+    """Speculation gives up, for the reason that this counter names."""
+    count_vm_event(c, reason)
+    return VM_FAULT_RETRY
+
+
 cdef inline void speculative_page_walk_begin(vcpu_t *c) noexcept nogil:
     if mutant(SHMM_M_WALK_UNPROTECTED):
         return

@@ -20,10 +20,12 @@ from shmm.mm.mmu_gather cimport (
 )
 from shmm.mm.page_table cimport (
     PGD, PMD, PTE, end_of_entry, entry_below, entry_index, entry_shift, find_pmd, get_entry, pte_lockptr,
-    pte_pfn, set_entry, table_entry,
+    pte_pfn, pte_present, set_entry, table_entry,
 )
 from shmm.mm.shootdown cimport flush_tlb_mm_range
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
+from shmm.mm.swap_entry cimport swp_offset
+from shmm.mm.swapfile cimport swap_free
 
 
 cdef inline u64 zap_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u64 end) noexcept nogil:
@@ -41,7 +43,9 @@ cdef inline u64 zap_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u
             pte = xchg64(entry, 0)          # atomic: the MMU may be setting the dirty bit
             if not mutant(SHMM_M_FLUSH_BEFORE_ZAP):
                 tlb_track(tlb, addr, addr + SHMM_PAGE_SIZE)
-            if not pte & SHMM_PTE_SPECIAL:
+            if not pte_present(pte):
+                swap_free(c, swp_offset(pte))
+            elif not pte & SHMM_PTE_SPECIAL:
                 pfn = pte_pfn(pte)
                 if ld32_relaxed(&c.frames[pfn].kind) == SHMM_FRAME_FILE:
                     file += 1
