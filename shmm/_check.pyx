@@ -127,11 +127,21 @@ cdef int cpu_irqs_on(u32 cpu) noexcept nogil:
 
 
 cdef enum:
+    WAIT_LOCK = 7
+    RCU_LOCK = 8
     SPINS = 0x100
     ALONE = 0x200
 
 
 cdef u32 lock_rank(u32 offset) noexcept nogil:
+    """The same, and whether its waiters spin: under PREEMPT_RT only a raw spinlock's do."""
+    cdef u32 rank = place_in_lock_order(offset)
+    if vcpus[0].g.preempt_rt and (rank & 0xff) != WAIT_LOCK and (rank & 0xff) != RCU_LOCK:
+        return rank & ~<u32> SPINS
+    return rank
+
+
+cdef u32 place_in_lock_order(u32 offset) noexcept nogil:
     """The lock order of spinlock.pxd as numbers: a lock may be waited for while those of lower rank are held."""
     cdef vcpu_t *c = &vcpus[0]
     cdef const char *at = <const char *> c.g + offset
@@ -144,12 +154,14 @@ cdef u32 lock_rank(u32 offset) noexcept nogil:
         if at == <const char *> &mm.mmap_lock:
             return 1
         if at == <const char *> &mm.mmap_lock.wait_lock:
-            return 7 | SPINS | ALONE
+            return WAIT_LOCK | SPINS | ALONE
+        if at == <const char *> &mm.notifier.lock:
+            return 3 | SPINS | ALONE
         return 3 | SPINS if at == <const char *> &mm.page_table_lock else 2     # else notifier_lock
     if <const char *> c.g.node <= at < <const char *> &c.g.node[c.g.nnode]:
         node = &c.g.node[(at - <const char *> c.g.node) // <i64> sizeof(node_t)]
         return 5 | SPINS if at == <const char *> &node.lru_lock else 6 | SPINS      # else its zone's
-    return 8 | SPINS if at == <const char *> &c.g.rcu_lock else 6 | SPINS
+    return RCU_LOCK | SPINS if at == <const char *> &c.g.rcu_lock else 6 | SPINS
 
 
 # ---- Python's side -------------------------------------------------------------------------------------------

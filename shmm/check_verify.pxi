@@ -133,7 +133,8 @@ cdef bint breaks_invariant(vcpu_t *c) noexcept nogil:
             return True
     memset(scratch_refs, 0, c.g.nframe * sizeof(u32))
     if (say_breach(check_I3(c, &b), &b) or say_breach(check_I6(c, &b), &b)
-            or say_breach(check_I2_I4(c, scratch_refs, &b), &b) or say_breach(check_I5(c, &b), &b)):
+            or say_breach(check_I2_I4(c, scratch_refs, &b), &b) or say_breach(check_I5(c, &b), &b)
+            or say_breach(check_I7(c, &b), &b) or say_breach(check_I8(c, &b), &b)):
         return True
     memset(scratch_refs, 0, c.g.nanon * sizeof(u32))
     return say_breach(check_I4_anon(c, scratch_refs, &b), &b) or say_breach(check_I4_lists(c, &b), &b)

@@ -79,12 +79,21 @@ PLANS: dict[str, Plan] = {
     "MCS_HANDOFF": Plan(("three_faults",), scheme="mmap_lock"),
     "ANON_VMA_RACE": Plan(("first_faults",)),
     "ANON_VMA_LOCK": Plan(("first_faults",)),
+    # whoever holds mmap_lock needs no other lock against a registration, and a speculator no mmap_lock
+    "NOTIFIER_REGISTER_NO_MMAP_LOCK": Plan(("cow_notifier",), scheme="mmap_lock"),
+    "NOTIFIER_UNTOLD": Plan(("secondary_cow", "secondary_zap")),
+    "NOTIFIER_LATE": Plan(("secondary_zap",)),
+    "NOTIFIER_NO_END": Plan(("secondary_cow",)),
+    "NOTIFIER_MPROTECT": Plan(("secondary_mprotect",)),
+    "NOTIFIER_FORK": Plan(("secondary_fork",)),
+    "SECONDARY_NO_RETRY": Plan(("secondary_cow", "secondary_zap")),
 }
 GROUPS: dict[str, Plan] = {
     "spf": Plan(("fault_munmap",)),
     "order": Plan(ORDER, WEAK),
     "flush": Plan(("shootdown_late",)),
     "lock": Plan(("two_writers_one_reader",)),
+    "notifier": Plan(("cow_notifier",)),
     "spare": Plan(ORDER, WEAK),
 }
 

@@ -5,7 +5,7 @@
  * A room asks mutant(SHMM_M_name) where the protection stands; on every other engine the answer is a constant no and
  * the question leaves no instruction.  Groups: "spf" is what the speculative fault rests on, "order" a barrier or an
  * acquire or release, "flush" what keeps translations and freed memory apart, "lock" locks and the waiting for them,
- * "spare" what others stand in for, so that nobody can notice (docs/checking.md says which, and why it stays).
+ * "notifier" what keeps a secondary MMU in step, "spare" what others stand in for, so that nobody can notice (docs/checking.md says which, and why it stays).
  */
 #ifndef SHMM_ARCH_MUTANTS_H
 #define SHMM_ARCH_MUTANTS_H
@@ -61,7 +61,16 @@
 	X(MCS_NODE_LATE, "lock", "a CPU clears its place in line for a spinlock when it can be found already") \
 	X(MCS_HANDOFF, "lock", "the head of the line for a spinlock does not tell the next one that it is its turn") \
 	X(ANON_VMA_RACE, "lock", "anon_vma_prepare does not look again under its lock") \
-	X(ANON_VMA_LOCK, "lock", "anon_vma_prepare takes no lock")
+	X(ANON_VMA_LOCK, "lock", "anon_vma_prepare takes no lock") \
+	X(NOTIFIER_NO_LOCK, "notifier", "a speculative copy of a page does not take mmu_notifier_lock") \
+	X(NOTIFIER_REGISTER_NO_LOCK, "notifier", "registering an MMU notifier does not take mmu_notifier_lock") \
+	X(NOTIFIER_REGISTER_NO_MMAP_LOCK, "notifier", "registering an MMU notifier does not take mmap_lock") \
+	X(NOTIFIER_UNTOLD, "notifier", "whoever changes ptes tells no MMU notifier") \
+	X(NOTIFIER_LATE, "notifier", "zapping tells the MMU notifier when the ptes are gone already") \
+	X(NOTIFIER_NO_END, "notifier", "whoever has told an MMU notifier never says that the change is over") \
+	X(NOTIFIER_MPROTECT, "notifier", "mprotect tells no MMU notifier") \
+	X(NOTIFIER_FORK, "notifier", "fork tells no MMU notifier that it write-protects the parent") \
+	X(SECONDARY_NO_RETRY, "notifier", "a secondary MMU uses what it looked up although an invalidation came between")
 
 enum shmm_mutant {
 #define X(name, group, what) SHMM_M_##name,

@@ -2,12 +2,11 @@
 
 Results are the kernel's: an address or 0, or a negative errno.  Every call is counted, and polls RCU on its way out."""
 
-from shmm.arch.arch cimport SHMM_EXC_SYSCALL, exception_entry, i64, ld32_relaxed, u8, u32, u64
+from shmm.arch.arch cimport SHMM_EXC_SYSCALL, exception_entry, i64, ld32_relaxed, u32, u64
 from shmm.layout cimport (
     SHMM_C_brk, SHMM_C_fork, SHMM_C_madvise, SHMM_C_mmap, SHMM_C_mprotect, SHMM_C_munmap, SHMM_C_syscalls,
     SHMM_PAGE_SIZE, vcpu_t,
 )
-from shmm.exec.user cimport user_load, user_store
 from shmm.mm.brk cimport vm_brk
 from shmm.mm.call_rcu cimport rcu_poll
 from shmm.mm.fork cimport mm_fork
@@ -17,7 +16,10 @@ from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave
 from shmm.mm.mmap cimport MAP_LOCKED, MAP_POPULATE, PROT_READ, PROT_WRITE, vm_mmap
 from shmm.mm.mprotect cimport vm_mprotect
 from shmm.mm.munmap cimport page_align, vm_munmap
+from shmm.mm.notifier cimport mmu_notifier_register, mmu_notifier_unregister
 from shmm.mm.vmstat cimport count_vm_event
+from shmm.mm.walk cimport FAULT_WRITE
+from shmm.scheme.scheme cimport do_kernel_addr_fault
 
 
 cdef inline void syscall_enter(vcpu_t *c, u32 counter) noexcept nogil:
@@ -38,15 +40,17 @@ cdef inline bint has_mm(vcpu_t *c) noexcept nogil:
 
 
 cdef inline void mm_populate(vcpu_t *c, u64 addr, u64 length, u32 prot) noexcept nogil:
-    """MAP_POPULATE and MAP_LOCKED: faults the pages in, ignoring failures, as the kernel does."""
+    """MAP_POPULATE and MAP_LOCKED: faults the pages in, for writing where that is allowed, ignoring failures, as the
+    kernel does.  These are its own faults, not the program's: no speculation (v2 28/35)."""
     cdef u64 end = addr + page_align(length)
-    cdef u8 byte = 0
+    cdef u32 access = FAULT_WRITE if prot & PROT_WRITE else 0
+    cdef i64 err
     while addr < end and prot & (PROT_READ | PROT_WRITE):
-        # a write fault where that is allowed; storing what was loaded leaves contents alone
-        if user_load(c, addr, 0, &byte) < 0:
+        kernel_enter(c)
+        err = do_kernel_addr_fault(c, current_mm(c), addr, access)
+        kernel_exit(c)
+        if err:
             return
-        if prot & PROT_WRITE:
-            user_store(c, addr, byte)
         addr += SHMM_PAGE_SIZE
 
 
@@ -77,6 +81,14 @@ cdef inline i64 sys_madvise(vcpu_t *c, u64 addr, u64 length, u32 advice) noexcep
 cdef inline i64 sys_brk(vcpu_t *c, u64 brk) noexcept nogil:
     syscall_enter(c, SHMM_C_brk)
     return syscall_exit(c, vm_brk(c, current_mm(c), brk))
+
+
+cdef inline i64 sys_notifier(vcpu_t *c, bint registers) noexcept nogil:
+    """What KVM_CREATE_VM and the closing of its file make of an MMU notifier."""
+    kernel_enter(c)
+    if registers:
+        return syscall_exit(c, mmu_notifier_register(c, current_mm(c)))
+    return syscall_exit(c, mmu_notifier_unregister(c, current_mm(c)))
 
 
 cdef inline i64 sys_fork(vcpu_t *c, u32 slot) noexcept nogil:

@@ -8,9 +8,10 @@ writable translation would write to a page the child now shares."""
 from libc.errno cimport EINVAL, ENOMEM
 
 from shmm.arch.arch cimport (
-    a64, cmpxchg64, fetch_add64_relaxed, get32, get64, i64, ld32_relaxed, ld64_relaxed, put64,
+    a64, cmpxchg64, fetch_add64_relaxed, get32, get64, i64, ld32_relaxed, ld64_relaxed, mutant, put64,
     st32_relaxed, u32, u64,
 )
+from shmm.arch.mutants cimport SHMM_M_NOTIFIER_FORK
 from shmm.layout cimport (
     SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_VM_DONTCOPY,
     SHMM_VM_LOCKED, SHMM_VM_SHARED, mm_t, vcpu_t,
@@ -20,6 +21,7 @@ from shmm.mm.file cimport get_file
 from shmm.mm.frame cimport get_frame, sync_rss
 from shmm.mm.mm cimport current_mm, exit_mmap, mm_init
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.page_table cimport (
     PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_alloc, pte_lockptr, pte_pfn, set_entry,
 )
@@ -79,6 +81,18 @@ cdef inline i64 copy_page_range(vcpu_t *c, mm_t *old, mm_t *new, u64 addr, u64 e
     return 0
 
 
+cdef inline i64 copy_and_notify(vcpu_t *c, mm_t *old, mm_t *new, u32 vma, bint shared) noexcept nogil:
+    """copy_page_range, announced where it takes write permission away."""
+    cdef bint narrows = not shared and not mutant(SHMM_M_NOTIFIER_FORK)
+    cdef i64 err
+    if narrows:
+        mmu_notifier_invalidate_range_start(c, old, vma_start(c, vma), vma_end(c, vma))
+    err = copy_page_range(c, old, new, vma_start(c, vma), vma_end(c, vma), shared)
+    if narrows:
+        mmu_notifier_invalidate_range_end(c, old)
+    return err
+
+
 cdef inline i64 dup_vma(vcpu_t *c, mm_t *old, mm_t *new, u32 vma) noexcept nogil:
     cdef u64 flags = ld64_relaxed(&c.vmas[vma].flags)
     cdef u32 file = ld32_relaxed(&c.vmas[vma].file)
@@ -96,7 +110,7 @@ cdef inline i64 dup_vma(vcpu_t *c, mm_t *old, mm_t *new, u32 vma) noexcept nogil
     if anon == 0:
         return -ENOMEM
     st32_relaxed(&c.vmas[copy].anon_vma, anon)
-    return copy_page_range(c, old, new, vma_start(c, vma), vma_end(c, vma), flags & SHMM_VM_SHARED != 0)
+    return copy_and_notify(c, old, new, vma, flags & SHMM_VM_SHARED != 0)
 
 
 cdef inline i64 dup_mmap(vcpu_t *c, mm_t *old, mm_t *new) noexcept nogil:

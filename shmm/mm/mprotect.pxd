@@ -6,7 +6,7 @@ and given by the next write fault, except to a page that is exclusive already (k
 from libc.errno cimport EACCES, EINVAL, ENOMEM
 
 from shmm.arch.arch cimport a64, i64, ld32_relaxed, ld64_relaxed, cmpxchg64, mutant, st64_relaxed, u32, u64
-from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH
+from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH, SHMM_M_NOTIFIER_MPROTECT
 from shmm.layout cimport (
     SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL,
     SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_TASK_SIZE, SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t,
@@ -18,6 +18,7 @@ from shmm.mm.mmap cimport calc_vm_prot_bits
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
 from shmm.mm.munmap cimport page_align, split_at_edges
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.page_table cimport PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_pfn
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vma cimport vm_get_page_prot, vma_end, vma_start
@@ -64,6 +65,8 @@ cdef inline void change_protection(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 f
     cdef mmu_gather_t tlb
     cdef a64 *pmd
     cdef u64 stop
+    if not mutant(SHMM_M_NOTIFIER_MPROTECT):
+        mmu_notifier_invalidate_range_start(c, mm, addr, end)
     tlb_gather_mmu(&tlb, mm)
     while addr < end:
         stop = end_of_entry(addr, end, PMD)
@@ -74,6 +77,8 @@ cdef inline void change_protection(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 f
             change_pte_range(c, &tlb, get_entry(pmd), addr, stop, flags)
         addr = stop
     tlb_finish_mmu(c, &tlb)
+    if not mutant(SHMM_M_NOTIFIER_MPROTECT):
+        mmu_notifier_invalidate_range_end(c, mm)
 
 
 cdef inline i64 mprotect_fixup(vcpu_t *c, mm_t *mm, u32 vma, u64 start, u64 end, u64 new, u32 *covers) noexcept nogil:
