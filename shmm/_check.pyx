@@ -7,7 +7,7 @@ from shmm.exec.interpreter cimport RUN_FAILED, run_t
 from shmm.layout cimport mm_t, node_t
 from shmm.mm.file cimport find_page
 from shmm.mm.frame cimport frame_bytes
-from shmm.mm.invariants cimport check_I3
+from shmm.mm.invariants cimport check_I3, sum_counter
 from shmm.mm.page_table cimport PTE, entry_below, find_pmd, get_entry, pte_pfn
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_tree cimport next_vma
@@ -216,6 +216,7 @@ cdef class Explorer:
         scratch_refs = <u32 *> calloc(max(g.nframe, g.nanon), sizeof(u32))
         outcomes = <outcome_t *> calloc(MAX_OUTCOMES, sizeof(outcome_t))
         noutcomes = 0
+        self.forbid(())
         chk.rooms.main, chk.rooms.interrupt, chk.rooms.irqs_on = cpu_main, cpu_interrupt, cpu_irqs_on
         chk.rooms.rank, chk.rooms.verify = lock_rank, verify
         for i in range(g.ncpu):
@@ -302,6 +303,16 @@ cdef class Explorer:
         Of a load, the value before is what memory holds: not the same if an old value was read."""
         return [(t.step, t.cpu, t.kind, t.offset, t.size, t.old, t.value, site_of(t.site), function_of(t.site))
                 for t in chk.trace[:chk.ntrace]]
+
+    def forbid(self, counters):
+        """These counters, by number, must not have moved when a schedule ends."""
+        global nforbidden
+        cdef u32 i
+        nforbidden = 0
+        for i in list(counters)[:MAX_FORBIDDEN]:
+            forbidden[nforbidden] = i
+            forbidden_base[nforbidden] = sum_counter(&vcpus[0], i)
+            nforbidden += 1
 
     def steps(self):
         """The accesses of the last schedule."""

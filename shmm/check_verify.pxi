@@ -19,8 +19,13 @@ cdef u64 program_first[4]
 cdef u64 program_len[4]
 cdef u64 final_registers[4][16]
 
+cdef u32 forbidden[8]
+cdef u64 forbidden_base[8]
+cdef u32 nforbidden = 0
+
 cdef enum:
     MAX_OUTCOMES = 8192
+    MAX_FORBIDDEN = 8
 
 
 cdef u64 digest_page(vcpu_t *c, u32 pfn, u64 at) noexcept nogil:
@@ -142,10 +147,15 @@ cdef bint breaks_invariant(vcpu_t *c) noexcept nogil:
 
 cdef int verify(int finished) noexcept nogil:
     """A state that has not been verified before.  What is wrong with it is said by check_violate."""
+    cdef u32 i
     if breaks_invariant(&vcpus[0]):
         return 1
     if not finished:
         return 0
+    for i in range(nforbidden):
+        if sum_counter(&vcpus[0], forbidden[i]) != forbidden_base[i]:
+            check_violate(b"never", shmm_counter_names[forbidden[i]], 0)
+            return 1
     if collecting:
         collect_outcome()
     elif not is_sequential(digest_outcome()):

@@ -134,7 +134,7 @@ typedef struct {
 /* mm/notifier.pxd: the MMU notifier of one address space, and its client, a secondary MMU. */
 typedef struct {
 	_Alignas(64) spinlock_t lock;              /* the client's (KVM's mmu_lock) */
-	a32 state;                                 /* NOTIFIER_*; written under lock, to register under more */
+	a32 subscriptions;                         /* NOTIFIER_*; written under lock, to register under more */
 	a32 in_progress;                           /* under lock: invalidations begun and not ended */
 	p64 seq;                                   /* under lock: invalidations ended */
 	_Alignas(64) tlb_entry_t entry[SHMM_SECONDARY_ENTRIES];        /* under lock: its translations */

@@ -71,7 +71,7 @@ cdef extern from "layout.h" nogil:
         p64 pte
     ctypedef struct notifier_t:
         spinlock_t lock
-        a32 state, in_progress
+        a32 subscriptions, in_progress
         p64 seq
         tlb_entry_t entry[1]
     ctypedef struct cpu_t:

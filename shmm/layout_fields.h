@@ -57,7 +57,7 @@ static const shmm_field_t shmm_fields[] = {
 
 	FIELD(tlb_entry_t, tag) FIELD(tlb_entry_t, pte)
 
-	FIELD(notifier_t, lock) FIELD(notifier_t, state) FIELD(notifier_t, in_progress) FIELD(notifier_t, seq)
+	FIELD(notifier_t, lock) FIELD(notifier_t, subscriptions) FIELD(notifier_t, in_progress) FIELD(notifier_t, seq)
 	FIELD(notifier_t, entry)
 
 	FIELD(cpu_t, state) FIELD(cpu_t, mm) FIELD(cpu_t, doing) FIELD(cpu_t, doing_addr) FIELD(cpu_t, host_pid)

@@ -70,7 +70,12 @@
 	X(NOTIFIER_NO_END, "notifier", "whoever has told an MMU notifier never says that the change is over") \
 	X(NOTIFIER_MPROTECT, "notifier", "mprotect tells no MMU notifier") \
 	X(NOTIFIER_FORK, "notifier", "fork tells no MMU notifier that it write-protects the parent") \
-	X(SECONDARY_NO_RETRY, "notifier", "a secondary MMU uses what it looked up although an invalidation came between")
+	X(SECONDARY_NO_RETRY, "notifier", "a secondary MMU uses what it looked up although an invalidation came between") \
+	X(COW_ABA, "spf", "a copied page is held by no reference, and the VMA is compared instead of mmap_seq") \
+	X(TABLE_FREE_FALLBACK, "spf", "RCU table freeing finds no page for its batch and frees after an interrupt") \
+	X(LATCH_NO_BUMP, "spf", "a latched tree's readers are never sent to the other copy") \
+	X(LATCH_NO_RETRY, "spf", "a reader of a latched tree does not look whether it was changed meanwhile") \
+	X(LATCH_ONE_COPY, "spf", "a latched tree's second copy is not brought up to date")
 
 enum shmm_mutant {
 #define X(name, group, what) SHMM_M_##name,

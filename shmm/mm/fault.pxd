@@ -16,7 +16,7 @@ Sources: v2 16, 18, 19, 26 and 27/35; facts of the counters: 31/35."""
 from shmm.arch.arch cimport (
     copy_page, ld32_relaxed, ld64_relaxed, mutant, st32_relaxed, u32, u64,
 )
-from shmm.arch.mutants cimport SHMM_M_NOTIFIER_NO_LOCK, SHMM_M_PTE_NONE, SHMM_M_PTE_SAME
+from shmm.arch.mutants cimport SHMM_M_COW_ABA, SHMM_M_NOTIFIER_NO_LOCK, SHMM_M_PTE_NONE, SHMM_M_PTE_SAME
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PMD, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ABORT_SWAP,
     SHMM_C_SPF_ATTEMPT_ANON, SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_notifier_trylock_failed,
@@ -171,12 +171,12 @@ cdef inline u32 do_wp_page(vcpu_t *c, vm_fault_t *vmf, u64 pte) noexcept nogil:
         pte_unmap_unlock(vmf)
         count_vm_event(c, SHMM_C_pgreuse)
         return 0
-    if old:
-        get_frame(c, old)
+    if old and not mutant(SHMM_M_COW_ABA):
+        get_frame(c, old)                       # it stays as it is: while we hold it nobody may write it in place
     pte_unmap_unlock(vmf)
     vmf.orig_pte = pte
     ret = wp_page_copy(c, vmf, old)
-    if old:
+    if old and not mutant(SHMM_M_COW_ABA):
         put_page(c, old)
     return ret
 

@@ -5,7 +5,7 @@ Each returns the number of breaches it found and fills `found` with the first, s
 a launcher can print a line.  I3 is looked at where a translation is used (mmu.pxd) and only counted there.
 I7 and I8 have rooms of their own (check_secondary.pxd, check_rt.pxd)."""
 
-from shmm.arch.arch cimport get32, get64, ld32_relaxed, ld64_relaxed, u32, u64
+from shmm.arch.arch cimport a32, get32, get64, ld32_relaxed, ld64_relaxed, u32, u64
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_SWAP, SHMM_C_notifier_trylock_failed, SHMM_C_pgalloc, SHMM_C_pgfree,
     SHMM_C_secondary_stale, SHMM_C_spf_abort, SHMM_C_spf_attempt, SHMM_C_spf_success,
@@ -15,6 +15,7 @@ from shmm.layout cimport (
 )
 from shmm.mm.find_vma cimport find_vma
 from shmm.mm.frame cimport frame_node
+from shmm.mm.latch_tree cimport is_latched
 from shmm.mm.page_table cimport PGD, PTE, entry_shift, pte_pfn, table_entry
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_tree cimport gap_before, is_red, left_of, next_vma, parent_of, right_of
@@ -60,6 +61,14 @@ cdef inline u64 check_child(vcpu_t *c, u32 mm, u32 v, u32 child, u64 *bad, breac
     return get64(&c.vmas[child].subtree_gap)
 
 
+cdef inline u64 check_copy(vcpu_t *c, u32 mm, u32 v, a32 *first, a32 *second, breach_t *found) noexcept nogil:
+    """A link of a latched tree, in both copies."""
+    if ld32_relaxed(first) == ld32_relaxed(second):
+        return 0
+    return breach(found, 1, mm, b"link of the second tree", vma_start(c, v) if v else 0, ld32_relaxed(second),
+                  ld32_relaxed(first))
+
+
 cdef inline u64 check_node(vcpu_t *c, u32 mm, u32 v, u64 *bad, breach_t *found, u64 *vmas) noexcept nogil:
     """A subtree of the VMA tree; returns its black height and adds its nodes to vmas."""
     cdef u64 left, right
@@ -71,6 +80,9 @@ cdef inline u64 check_node(vcpu_t *c, u32 mm, u32 v, u64 *bad, breach_t *found, 
         bad[0] += breach(found, 1, mm, b"subtree gap", vma_start(c, v), get64(&c.vmas[v].subtree_gap), gap)
     left = check_node(c, mm, left_of(c, v), bad, found, vmas) if left_of(c, v) else 0
     right = check_node(c, mm, right_of(c, v), bad, found, vmas) if right_of(c, v) else 0
+    if is_latched(c):
+        bad[0] += check_copy(c, mm, v, &c.vmas[v].left, &c.vmas[v].latch_left, found)
+        bad[0] += check_copy(c, mm, v, &c.vmas[v].right, &c.vmas[v].latch_right, found)
     if left != right:
         bad[0] += breach(found, 1, mm, b"black height", vma_start(c, v), left, right)
     return left + (0 if is_red(c, v) else 1)
@@ -84,6 +96,10 @@ cdef inline u64 check_I1(vcpu_t *c, u32 slot, breach_t *found) noexcept nogil:
     cdef u64 bad = 0
     cdef u64 listed = 0
     cdef u64 treed = 0
+    if is_latched(c):
+        bad += check_copy(c, slot, 0, &mm.vma_root, &mm.latch_root, found)
+        if ld32_relaxed(&mm.latch_seq) & 1:
+            bad += breach(found, 1, slot, b"latch_seq is odd", 0, ld32_relaxed(&mm.latch_seq), 0)
     if ld32_relaxed(&mm.vma_root):
         check_node(c, slot, ld32_relaxed(&mm.vma_root), &bad, found, &treed)
     while v and listed <= treed:

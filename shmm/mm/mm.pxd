@@ -35,6 +35,7 @@ cdef inline i64 mm_init(vcpu_t *c, mm_t *mm, u64 mmap_base, u64 brk) noexcept no
     put32(&mm.in_use, 1)
     st32_relaxed(&mm.users, 0)
     st32_relaxed(&mm.vma_root, 0)
+    st32_relaxed(&mm.latch_root, 0)
     put32(&mm.vma_first, 0)
     put32(&mm.vma_last, 0)
     put32(&mm.map_count, 0)

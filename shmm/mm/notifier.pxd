@@ -59,19 +59,19 @@ from shmm.mm.percpu_rwsem cimport percpu_down_write, percpu_up_write
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vmstat cimport count_vm_event
 
-cdef enum:                      # notifier_t.state
+cdef enum:                      # notifier_t.subscriptions
     NOTIFIER_SUBSCRIBED = 1     # there has been a client since the mm was made: what mm_has_notifiers says
     NOTIFIER_REGISTERED = 2     # and there is one now
 
 
 cdef inline bint mm_has_notifiers(vcpu_t *c, mm_t *mm) noexcept nogil:
     # relaxed: whoever asks holds mmap_lock or notifier_lock, which registering takes for write
-    return c.g.mmu_notifier != 0 and ld32_relaxed(&mm.notifier.state) != 0 and not mutant(SHMM_M_NOTIFIER_UNTOLD)
+    return c.g.mmu_notifier != 0 and ld32_relaxed(&mm.notifier.subscriptions) != 0 and not mutant(SHMM_M_NOTIFIER_UNTOLD)
 
 
 cdef inline bint has_client(notifier_t *n) noexcept nogil:
     """The client's lock is held."""
-    return ld32_relaxed(&n.state) & NOTIFIER_REGISTERED != 0
+    return ld32_relaxed(&n.subscriptions) & NOTIFIER_REGISTERED != 0
 
 
 cdef inline tlb_entry_t *secondary_entry(notifier_t *n, u64 vpn) noexcept nogil:
@@ -128,7 +128,7 @@ cdef inline i64 mmu_notifier_register(vcpu_t *c, mm_t *mm) noexcept nogil:
     if has_client(&mm.notifier):
         err = -EEXIST
     else:
-        st32_relaxed(&mm.notifier.state, NOTIFIER_SUBSCRIBED | NOTIFIER_REGISTERED)
+        st32_relaxed(&mm.notifier.subscriptions, NOTIFIER_SUBSCRIBED | NOTIFIER_REGISTERED)
         count_vm_event(c, SHMM_C_mmu_notifier_register)
     spin_unlock(&mm.notifier.lock)
     if not mutant(SHMM_M_NOTIFIER_REGISTER_NO_LOCK):
@@ -142,7 +142,7 @@ cdef inline void secondary_forget(notifier_t *n, u32 state) noexcept nogil:
     """There is no client from now on."""
     secondary_drop(n, 0, ~(<u64> 0))
     st32_relaxed(&n.in_progress, 0)
-    st32_relaxed(&n.state, state)
+    st32_relaxed(&n.subscriptions, state)
 
 
 cdef inline i64 mmu_notifier_unregister(vcpu_t *c, mm_t *mm) noexcept nogil:
