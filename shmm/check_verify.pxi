@@ -19,8 +19,13 @@ cdef u64 program_first[4]
 cdef u64 program_len[4]
 cdef u64 final_registers[4][16]
 
+cdef u32 forbidden[8]
+cdef u64 forbidden_base[8]
+cdef u32 nforbidden = 0
+
 cdef enum:
     MAX_OUTCOMES = 8192
+    MAX_FORBIDDEN = 8
 
 
 cdef u64 digest_page(vcpu_t *c, u32 pfn, u64 at) noexcept nogil:
@@ -133,7 +138,8 @@ cdef bint breaks_invariant(vcpu_t *c) noexcept nogil:
             return True
     memset(scratch_refs, 0, (c.g.nframe + c.g.nswap) * sizeof(u32))
     if (say_breach(check_I3(c, &b), &b) or say_breach(check_I6(c, &b), &b)
-            or say_breach(check_I2_I4(c, scratch_refs, &b), &b) or say_breach(check_I5(c, &b), &b)):
+            or say_breach(check_I2_I4(c, scratch_refs, &b), &b) or say_breach(check_I5(c, &b), &b)
+            or say_breach(check_I7(c, &b), &b) or say_breach(check_I8(c, &b), &b)):
         return True
     memset(scratch_refs, 0, c.g.nanon * sizeof(u32))
     return say_breach(check_I4_anon(c, scratch_refs, &b), &b) or say_breach(check_I4_lists(c, &b), &b)
@@ -141,10 +147,15 @@ cdef bint breaks_invariant(vcpu_t *c) noexcept nogil:
 
 cdef int verify(int finished) noexcept nogil:
     """A state that has not been verified before.  What is wrong with it is said by check_violate."""
+    cdef u32 i
     if breaks_invariant(&vcpus[0]):
         return 1
     if not finished:
         return 0
+    for i in range(nforbidden):
+        if sum_counter(&vcpus[0], forbidden[i]) != forbidden_base[i]:
+            check_violate(b"never", shmm_counter_names[forbidden[i]], 0)
+            return 1
     if collecting:
         collect_outcome()
     elif not is_sequential(digest_outcome()):

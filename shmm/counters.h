@@ -38,6 +38,14 @@
 	X(rwsem_read_fast) X(rwsem_read_slow) X(rwsem_read_sleep)                                         \
 	X(rwsem_write_fast) X(rwsem_write_slow) X(rwsem_write_spin) X(rwsem_write_sleep) X(rwsem_handoff) \
 	X(ptl_contended) X(spinlock_queued)     /* waits in line for a spinlock */                        \
+	X(notifier_trylock_failed)      /* speculative copies given up for it: nameless in the series */  \
+	X(mmu_notifier_register)        /* clients that registered */                                     \
+	X(mmu_notifier_invalidate)      /* ranges that a registered client was told of */                 \
+	X(secondary_hit)                /* accesses of a secondary MMU through a translation it had */    \
+	X(secondary_fill) X(secondary_retry)    /* translations it made, or not: one was being taken away */ \
+	X(secondary_stale)              /* broken promises (I7) */                                        \
+	X(rt_lock_sleep)                /* waits for a spinlock that sleep, with PREEMPT_RT */            \
+	X(rt_atomic_sleep)              /* spinlocks waited for with interrupts off, with PREEMPT_RT (I8) */ \
 	X(rcu_grace_periods) X(rcu_callbacks) X(rcu_backpressure)                                         \
 	X(violations)                   /* invariants found broken while running (--paranoid) */          \
 	X(unexpected)                   /* operations whose result was not the expected one */

@@ -157,6 +157,25 @@ class Machine:
             _raise_fault(*result, "write" if write else "read")
         return result
 
+    # ---- a secondary MMU -----------------------------------------------------------------------------------
+
+    def notifier(self, registers: bool = True, *, cpu: int = 0) -> None:
+        """A secondary MMU (as KVM's is one) registers with the CPU's address space, or unregisters.  The machine
+        must have been made with mmu_notifier=True."""
+        _checked(self._cpu(cpu).notifier(registers))
+
+    def secondary_read(self, addr: int, *, cpu: int = 0) -> int:
+        """The byte at addr, as the secondary MMU finds it.  Raises OSError, or SegmentationFault or BusError."""
+        return self._secondary(cpu, addr, None, "read")
+
+    def secondary_write(self, addr: int, byte: int, *, cpu: int = 0) -> None:
+        """Stores a byte through the secondary MMU."""
+        self._secondary(cpu, addr, byte, "write")
+
+    def _secondary(self, cpu: int, addr: int, value: int | None, access: Access) -> int:
+        result = self._cpu(cpu).secondary(addr, value)
+        return result if result >= 0 else _raise_fault(result, addr, access)
+
     # ---- address spaces ------------------------------------------------------------------------------------
 
     def fork(self, *, cpu: int = 0) -> int:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from shmm import _check
+from shmm.layout import COUNTERS
 from shmm.program import Program
 from shmm.segment import Geometry, Segment
 
@@ -41,10 +42,13 @@ KEEPER = ARENA + (512 << 20)
 FAR = 0x2080_0000_0000              # where warming up happens,
 FAR_APART = 0x80_0000_0000          # each CPU in a place with tables of its own
 
-VARIANTS: dict[str, dict[str, str]] = {
+VARIANTS: dict[str, dict[str, str | int]] = {
     "base": {"walk": "irq", "table_free": "ipi", "ipi": "mailbox"},
     "rcu": {"walk": "rcu", "table_free": "rcu", "ipi": "mailbox"},
     "signal": {"walk": "irq", "table_free": "ipi", "ipi": "signal"},
+    "both": {"walk": "irq", "table_free": "rcu", "ipi": "mailbox"},
+    "rt": {"walk": "irq", "table_free": "ipi", "ipi": "mailbox", "preempt_rt": 1},
+    "latched": {"walk": "irq", "table_free": "ipi", "ipi": "mailbox", "vma_tree": "latched"},
 }
 MEMORIES = _check.MODELS
 MAX_CPUS = 4
@@ -89,6 +93,7 @@ class Scenario:
     variants: tuple[str, ...]
     build: Callable[[Scene], None]
     policy: Mapping[str, Any] = field(default_factory=dict)     # on top of the variant's
+    never: tuple[str, ...] = ()         # counters that must not move, whatever the schedule
 
     def scene(self) -> Scene:
         """A fresh scene.  Raises ScenarioError if its CPUs are not 2 to 4 without gaps."""
@@ -112,7 +117,7 @@ def load(name: str) -> Scenario:
         raise ScenarioError(f"there is no scenario {name!r}; there are {', '.join(names)}")
     module: Any = importlib.import_module(f"shmm.scenarios.{name}")
     return Scenario(name, module.__doc__.strip().splitlines()[0], getattr(module, "variants", ("base",)), module.build,
-                    getattr(module, "policy", {}))
+                    getattr(module, "policy", {}), getattr(module, "never", ()))
 
 
 class Stage:
@@ -133,6 +138,7 @@ class Stage:
         try:
             self._prepare()
             self.explorer = _check.Explorer(self.segment.address, self.memory)
+            self.explorer.forbid([COUNTERS.index(name) for name in self.scenario.never])
         except BaseException:
             self.segment.close()
             raise

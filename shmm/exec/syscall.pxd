@@ -15,6 +15,7 @@ from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave
 from shmm.mm.mmap cimport MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE, vm_mmap
 from shmm.mm.mprotect cimport vm_mprotect
 from shmm.mm.munmap cimport page_align, vm_munmap
+from shmm.mm.notifier cimport mmu_notifier_register, mmu_notifier_unregister
 from shmm.mm.numa_scan cimport task_numa_work
 from shmm.mm.populate cimport mm_populate
 from shmm.mm.vmstat cimport count_vm_event
@@ -70,6 +71,14 @@ cdef inline i64 user_numa_work(vcpu_t *c, u64 addr, u64 length) noexcept nogil:
 cdef inline i64 sys_brk(vcpu_t *c, u64 brk) noexcept nogil:
     syscall_enter(c, SHMM_C_brk)
     return syscall_exit(c, vm_brk(c, current_mm(c), brk))
+
+
+cdef inline i64 sys_notifier(vcpu_t *c, bint registers) noexcept nogil:
+    """What KVM_CREATE_VM and the closing of its file make of an MMU notifier."""
+    kernel_enter(c)
+    if registers:
+        return syscall_exit(c, mmu_notifier_register(c, current_mm(c)))
+    return syscall_exit(c, mmu_notifier_unregister(c, current_mm(c)))
 
 
 cdef inline i64 sys_fork(vcpu_t *c, u32 slot) noexcept nogil:

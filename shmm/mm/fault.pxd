@@ -13,26 +13,24 @@ has undone what it took.
 
 Sources: v2 16, 18, 19, 26 and 27/35; facts of the counters: 31/35."""
 
-from shmm.arch.arch cimport (
-    copy_page, ld32_relaxed, ld64_relaxed, mutant, st32_relaxed, u32, u64,
-)
-from shmm.arch.mutants cimport SHMM_M_PTE_NONE, SHMM_M_PTE_SAME
+from shmm.arch.arch cimport copy_page, ld32_relaxed, ld64_relaxed, mutant, st32_relaxed, u32, u64
+from shmm.arch.mutants cimport SHMM_M_COW_ABA, SHMM_M_NOTIFIER_NO_LOCK, SHMM_M_PTE_NONE, SHMM_M_PTE_SAME
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PMD, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ATTEMPT_ANON,
-    SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_pgcopy, SHMM_C_pgfault,
-    SHMM_C_pgreuse, SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY,
-    SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_VM_SHARED, vcpu_t,
+    SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_notifier_trylock_failed, SHMM_C_pgcopy, SHMM_C_pgfault,
+    SHMM_C_pgreuse, SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_SPECIAL,
+    SHMM_PTE_WRITE, SHMM_VM_SHARED, vcpu_t,
 )
 from shmm.mm.anon cimport anon_vma_prepare
 from shmm.mm.anon_page cimport anon_pte, drop_anon_page, install_anon_page
 from shmm.mm.file_fault cimport do_fault
-from shmm.mm.frame cimport (
-    add_batched, alloc_frame, alloc_zeroed_frame, charge, frame_bytes, get_frame,
-)
+from shmm.mm.frame cimport add_batched, alloc_frame, alloc_zeroed_frame, charge, frame_bytes, get_frame
 from shmm.mm.lru cimport lru_add, put_page
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.numa_fault cimport do_numa_page
 from shmm.mm.page_table cimport find_pmd, get_entry, pmd_alloc, pte_pfn, pte_present, pte_protnone, set_entry
 from shmm.mm.percpu_rwsem cimport percpu_down_read_trylock, percpu_up_read
+from shmm.mm.rcu cimport rcu_note_quiescent
 from shmm.mm.shootdown cimport flush_tlb_mm_range
 from shmm.mm.swap_fault cimport do_swap_page
 from shmm.mm.vma cimport vm_get_page_prot, vma_is_accessible
@@ -98,6 +96,21 @@ cdef inline u32 wp_page_commit(vcpu_t *c, vm_fault_t *vmf, u32 old, u32 new) noe
     return 0
 
 
+cdef inline bint mmu_notifier_trylock(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    """R of mm/notifier.pxd: no client appears before mmu_notifier_unlock.  Who holds mmap_lock is sure of that."""
+    if not vmf.speculative or mutant(SHMM_M_NOTIFIER_NO_LOCK):
+        return True
+    if percpu_down_read_trylock(c, &vmf.mm.notifier_lock):
+        return True
+    count_vm_event(c, SHMM_C_notifier_trylock_failed)
+    return False
+
+
+cdef inline void mmu_notifier_unlock(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    if vmf.speculative and not mutant(SHMM_M_NOTIFIER_NO_LOCK):
+        percpu_up_read(c, &vmf.mm.notifier_lock)
+
+
 cdef inline u32 wp_page_copy(vcpu_t *c, vm_fault_t *vmf, u32 old) noexcept nogil:
     """Breaks a copy-on-write share.  No lock is held; old (0: the zero page) is held by a reference of ours.
     Speculation must also keep MMU notifiers from registering between the copy and the commit (v2 23-26/35)."""
@@ -113,10 +126,13 @@ cdef inline u32 wp_page_copy(vcpu_t *c, vm_fault_t *vmf, u32 old) noexcept nogil
     copy_page(frame_bytes(c, new), frame_bytes(c, old), SHMM_PAGE_SIZE)
     charge(c)
     ret = VM_FAULT_RETRY
-    if not vmf.speculative or percpu_down_read_trylock(c, &vmf.mm.notifier_lock):
+    if mmu_notifier_trylock(c, vmf):
+        mmu_notifier_invalidate_range_start(c, vmf.mm, vmf.address, vmf.address + SHMM_PAGE_SIZE)
         ret = wp_page_commit(c, vmf, old, new)
-        if vmf.speculative:
-            percpu_up_read(c, &vmf.mm.notifier_lock)
+        if mutant(SHMM_M_NOTIFIER_NO_LOCK):     # a CPU in the kernel is an RCU reader here; a task that may be
+            rcu_note_quiescent(c)               # preempted is none once it has dropped the ptl
+        mmu_notifier_invalidate_range_end(c, vmf.mm)
+        mmu_notifier_unlock(c, vmf)
     if ret:
         drop_anon_page(c, new)
     return ret
@@ -142,12 +158,12 @@ cdef inline u32 do_wp_page(vcpu_t *c, vm_fault_t *vmf, u64 pte) noexcept nogil:
         pte_unmap_unlock(vmf)
         count_vm_event(c, SHMM_C_pgreuse)
         return 0
-    if old:
-        get_frame(c, old)
+    if old and not mutant(SHMM_M_COW_ABA):
+        get_frame(c, old)                       # it stays as it is: while we hold it nobody may write it in place
     pte_unmap_unlock(vmf)
     vmf.orig_pte = pte
     ret = wp_page_copy(c, vmf, old)
-    if old:
+    if old and not mutant(SHMM_M_COW_ABA):
         put_page(c, old)
     return ret
 

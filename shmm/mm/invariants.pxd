@@ -2,17 +2,20 @@
 stop the world, between two steps).
 
 Each returns the number of breaches it found and fills `found` with the first, so that a checker can stop at once and
-a launcher can print a line.  I3 is looked at where a translation is used (mmu.pxd) and only counted there."""
+a launcher can print a line.  I3 is looked at where a translation is used (mmu.pxd) and only counted there.
+I7 and I8 have rooms of their own (check_secondary.pxd, check_rt.pxd)."""
 
-from shmm.arch.arch cimport get32, get64, ld32_relaxed, ld64_relaxed, u32, u64
+from shmm.arch.arch cimport a32, get32, get64, ld32_relaxed, ld64_relaxed, u32, u64
 from shmm.layout cimport (
-    SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_SWAP, SHMM_C_pgalloc, SHMM_C_pgfree, SHMM_C_spf_abort, SHMM_C_spf_attempt,
-    SHMM_C_spf_success, SHMM_C_violations, SHMM_FRAME_FREE, SHMM_FRAME_TABLE, SHMM_IRQ_OFF, SHMM_PAGE_SHIFT,
-    SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER, SHMM_VM_EXEC, SHMM_VM_READ,
-    SHMM_VM_WRITE, mm_t, node_t, spinlock_t, vcpu_t,
+    SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_SWAP, SHMM_C_notifier_trylock_failed, SHMM_C_pgalloc, SHMM_C_pgfree,
+    SHMM_C_secondary_stale, SHMM_C_spf_abort, SHMM_C_spf_attempt, SHMM_C_spf_success,
+    SHMM_C_violations, SHMM_FRAME_FREE, SHMM_FRAME_TABLE, SHMM_IRQ_OFF, SHMM_PAGE_SHIFT,
+    SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER,
+    SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_WRITE, mm_t, node_t, spinlock_t, vcpu_t,
 )
 from shmm.mm.find_vma cimport find_vma
 from shmm.mm.frame cimport frame_node
+from shmm.mm.latch_tree cimport is_latched
 from shmm.mm.page_table cimport PGD, PTE, entry_shift, pte_pfn, table_entry
 from shmm.mm.swap_entry cimport swp_offset
 from shmm.mm.vma cimport vma_end, vma_start
@@ -59,6 +62,14 @@ cdef inline u64 check_child(vcpu_t *c, u32 mm, u32 v, u32 child, u64 *bad, breac
     return get64(&c.vmas[child].subtree_gap)
 
 
+cdef inline u64 check_copy(vcpu_t *c, u32 mm, u32 v, a32 *first, a32 *second, breach_t *found) noexcept nogil:
+    """A link of a latched tree, in both copies."""
+    if ld32_relaxed(first) == ld32_relaxed(second):
+        return 0
+    return breach(found, 1, mm, b"link of the second tree", vma_start(c, v) if v else 0, ld32_relaxed(second),
+                  ld32_relaxed(first))
+
+
 cdef inline u64 check_node(vcpu_t *c, u32 mm, u32 v, u64 *bad, breach_t *found, u64 *vmas) noexcept nogil:
     """A subtree of the VMA tree; returns its black height and adds its nodes to vmas."""
     cdef u64 left, right
@@ -70,6 +81,9 @@ cdef inline u64 check_node(vcpu_t *c, u32 mm, u32 v, u64 *bad, breach_t *found, 
         bad[0] += breach(found, 1, mm, b"subtree gap", vma_start(c, v), get64(&c.vmas[v].subtree_gap), gap)
     left = check_node(c, mm, left_of(c, v), bad, found, vmas) if left_of(c, v) else 0
     right = check_node(c, mm, right_of(c, v), bad, found, vmas) if right_of(c, v) else 0
+    if is_latched(c):
+        bad[0] += check_copy(c, mm, v, &c.vmas[v].left, &c.vmas[v].latch_left, found)
+        bad[0] += check_copy(c, mm, v, &c.vmas[v].right, &c.vmas[v].latch_right, found)
     if left != right:
         bad[0] += breach(found, 1, mm, b"black height", vma_start(c, v), left, right)
     return left + (0 if is_red(c, v) else 1)
@@ -83,6 +97,10 @@ cdef inline u64 check_I1(vcpu_t *c, u32 slot, breach_t *found) noexcept nogil:
     cdef u64 bad = 0
     cdef u64 listed = 0
     cdef u64 treed = 0
+    if is_latched(c):
+        bad += check_copy(c, slot, 0, &mm.vma_root, &mm.latch_root, found)
+        if ld32_relaxed(&mm.latch_seq) & 1:
+            bad += breach(found, 1, slot, b"latch_seq is odd", 0, ld32_relaxed(&mm.latch_seq), 0)
     if ld32_relaxed(&mm.vma_root):
         check_node(c, slot, ld32_relaxed(&mm.vma_root), &bad, found, &treed)
     while v and listed <= treed:
@@ -216,7 +234,7 @@ cdef inline u64 sum_counter(vcpu_t *c, u32 which) noexcept nogil:
 
 
 cdef inline u64 check_I3(vcpu_t *c, breach_t *found) noexcept nogil:
-    cdef u64 uses = sum_counter(c, SHMM_C_violations)
+    cdef u64 uses = sum_counter(c, SHMM_C_violations) - sum_counter(c, SHMM_C_secondary_stale)
     if uses:
         breach(found, 3, 0, b"use of a translation whose frame was freed", 0, uses, 0)
     return uses
@@ -297,8 +315,10 @@ cdef inline u64 check_I5(vcpu_t *c, breach_t *found) noexcept nogil:
     if attempts != aborts + sum_counter(c, SHMM_C_spf_success):
         bad += breach(found, 5, 0, b"attempts = successes + aborts", 0, attempts,
                       aborts + sum_counter(c, SHMM_C_spf_success))
-    if named != aborts:
-        bad += breach(found, 5, 0, b"aborts = sum of the named aborts", 0, aborts, named)
+    # a failed mmu_notifier_trylock has no name in the series, only here
+    if named + sum_counter(c, SHMM_C_notifier_trylock_failed) != aborts:
+        bad += breach(found, 5, 0, b"aborts = sum of the named aborts + failed notifier trylocks", 0, aborts,
+                      named + sum_counter(c, SHMM_C_notifier_trylock_failed))
     if sum_counter(c, SHMM_C_pgalloc) - sum_counter(c, SHMM_C_pgfree) != frames_in_use(c):
         bad += breach(found, 5, 0, b"allocated - freed = in use", 0,
                       sum_counter(c, SHMM_C_pgalloc) - sum_counter(c, SHMM_C_pgfree), frames_in_use(c))

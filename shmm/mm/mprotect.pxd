@@ -6,7 +6,7 @@ and given by the next write fault, except to a page that is exclusive already (k
 from libc.errno cimport EACCES, EINVAL, ENOMEM
 
 from shmm.arch.arch cimport a64, cmpxchg64, i64, ld32_relaxed, ld64_relaxed, mutant, u32, u64
-from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH
+from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH, SHMM_M_NOTIFIER_MPROTECT
 from shmm.layout cimport (
     SHMM_PAGE_SIZE, SHMM_VM_ACCOUNT, SHMM_VM_EXEC, SHMM_VM_GROWSDOWN, SHMM_VM_LOCKED, SHMM_VM_NORESERVE, SHMM_VM_READ,
     SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, vcpu_t,
@@ -18,6 +18,7 @@ from shmm.mm.mmap cimport calc_vm_prot_bits, vm_enough_memory
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
 from shmm.mm.munmap cimport page_align
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.page_table cimport PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_present
 from shmm.mm.populate cimport populate_vma_page_range
 from shmm.mm.pte_prot cimport pte_modify
@@ -55,6 +56,8 @@ cdef inline void change_protection(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 f
     cdef mmu_gather_t tlb
     cdef a64 *pmd
     cdef u64 stop
+    if not mutant(SHMM_M_NOTIFIER_MPROTECT):
+        mmu_notifier_invalidate_range_start(c, mm, addr, end)
     tlb_gather_mmu(&tlb, mm)
     while addr < end:
         stop = end_of_entry(addr, end, PMD)
@@ -65,6 +68,8 @@ cdef inline void change_protection(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 f
             change_pte_range(c, &tlb, get_entry(pmd), addr, stop, flags)
         addr = stop
     tlb_finish_mmu(c, &tlb)
+    if not mutant(SHMM_M_NOTIFIER_MPROTECT):
+        mmu_notifier_invalidate_range_end(c, mm)
 
 
 cdef inline i64 account_writable(vcpu_t *c, u32 vma, u64 start, u64 end, u64 *flags) noexcept nogil:

@@ -116,6 +116,13 @@ cdef inline a64 *find_pmd(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
     return entry_below(c, entry, addr, PMD)
 
 
+cdef inline u64 pte_at(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
+    """The pte for addr, 0 also where tables are missing.  The tables must be held in place, as for find_pmd."""
+    cdef a64 *pmd = find_pmd(c, mm, addr)
+    cdef u64 entry = get_entry(pmd) if pmd != NULL else 0
+    return get_entry(entry_below(c, entry, addr, PTE)) if entry else 0
+
+
 cdef inline bint install_table(vcpu_t *c, mm_t *mm, a64 *entry, u32 level) noexcept nogil:
     """Makes sure that the entry points to a table of the given level.  False: out of memory."""
     cdef u32 table = alloc_table(c, mm, level)
