@@ -22,6 +22,12 @@
 	X(nr_page_table_pages)          /* tables allocated minus freed */                                \
 	X(pgreuse)                      /* write-protect faults that kept their page */                   \
 	X(pgcopy)                       /* and those that copied it */                                    \
+	X(thp_fault_alloc)              /* faults that mapped a huge page */                              \
+	X(thp_fault_fallback)           /* and those that wanted one and found none */                    \
+	X(thp_collapse_alloc) X(thp_collapse_alloc_failed)                                                \
+	X(thp_split_pmd)                /* huge pmds that became tables */                                \
+	X(nr_anon_transparent_hugepages) /* huge pmds, those of all address spaces */                     \
+	X(gup_fast) X(gup_slow)         /* pages pinned without a lock, and under mmap_lock */            \
 	X(zone_refill) X(zone_drain) X(lru_drain) X(charge_refill)                                        \
 	X(tlb_hit) X(tlb_hit_l2) X(tlb_miss)                                                              \
 	X(nr_tlb_local_flush_one) X(nr_tlb_local_flush_all)                                               \

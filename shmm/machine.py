@@ -69,10 +69,10 @@ class Machine:
 
     def __init__(
         self, cpus: int = 4, scheme: str = "spf", *, memory: str | int = "64MiB", walk: str = "irq",
-        table_free: str = "ipi", ipi: str = "mailbox", address_spaces: int = 8, **policy: Any,
+        table_free: str = "ipi", ipi: str = "mailbox", address_spaces: int = 8, huge_pages: int = 0, **policy: Any,
     ) -> None:
         """memory: for data pages, in bytes or as 64MiB; page tables come on top.  address_spaces: how many
-        may exist at once.  The policies are those of shmm.policy.resolve_policy; nnode and cpu_node
+        may exist at once.  huge_pages: set aside on top, for thp="always" and MADV_COLLAPSE.  The policies are those of shmm.policy.resolve_policy; nnode and cpu_node
         are Segment.create's.
 
         Raises ValueError for what makes no machine, SegmentError if /dev/shm is too small."""
@@ -81,7 +81,7 @@ class Machine:
         pages = parse_size(memory) // PAGE
         if pages < 1:
             raise ValueError(f"memory {memory!r} is less than a page of {PAGE} bytes")
-        geometry = Geometry.for_run(cpus, pages, mms=address_spaces, vmas=8192, files=255)
+        geometry = Geometry.for_run(cpus, pages, mms=address_spaces, vmas=8192, files=255, huge=huge_pages)
         geometry = replace(geometry, ncache=4096 + 4 * pages)  # files may be larger than memory
         self.segment = Segment.create(
             geometry, scheme=scheme, walk=walk, table_free=table_free, ipi=ipi, **policy
@@ -148,6 +148,10 @@ class Machine:
         if isinstance(result, tuple):
             _raise_fault(*result, "write" if write else "read")
         return result
+
+    def gup(self, addr: int, *, cpu: int = 0) -> int:
+        """The byte at addr, read through a page that get_user_pages_fast has pinned.  OSError: nothing to pin."""
+        return _checked(self._cpu(cpu).gup(addr))
 
     # ---- address spaces ------------------------------------------------------------------------------------
 

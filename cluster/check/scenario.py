@@ -33,7 +33,7 @@ FIXED = 0x10
 ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 ANON_FIXED = ANON | FIXED
 SHARED_FIXED = SHARED | FIXED
-DONTNEED = 4
+DONTNEED, COLLAPSE = 4, 25
 TABLE = 512 * PAGE                  # what one page-table page maps
 ARENA = 0x2000_0000_0000            # where scenarios map, a boundary of all tables
 KEEPER = ARENA + (512 << 20)
@@ -72,6 +72,8 @@ class Scene:
     cpu: Programs = field(default_factory=Programs)             # explored
     files: list[tuple[int, bool]] = field(default_factory=list)     # (pages, is shared memory), numbered from 1
 
+    huge: int = 0                                               # huge pages
+
     @property
     def cpus(self) -> int:
         """How many CPUs there are."""
@@ -86,7 +88,7 @@ class Scenario:
     description: str
     variants: tuple[str, ...]
     build: Callable[[Scene], None]
-    policy: Mapping[str, int] = field(default_factory=dict)     # on top of the variant's
+    policy: Mapping[str, Any] = field(default_factory=dict)     # on top of the variant's
 
     def scene(self) -> Scene:
         """A fresh scene.  Raises ScenarioError if its CPUs are not 2 to 4 without gaps."""
@@ -180,7 +182,7 @@ def geometry(scene: Scene) -> Geometry:
     n = scene.cpus
     pages = sum(pages for pages, _ in scene.files)
     return Geometry(ncpu=n, nmm=4, nvma=1 + VMAS_PER_CPU * n, nanon=1 + VMAS_PER_CPU * n, nfile=2 + len(scene.files),
-                    ncache=2 + pages, nframe=1 + FRAMES_PER_CPU * n + pages, ninsn=RECORDS)
+                    ncache=2 + pages, nframe=1 + FRAMES_PER_CPU * n + pages, ninsn=RECORDS, nhuge=scene.huge)
 
 
 def warm_up(cpu: _check.Cpu) -> None:

@@ -11,6 +11,7 @@ from shmm.exec.user cimport user_load, user_store
 from shmm.mm.brk cimport vm_brk
 from shmm.mm.call_rcu cimport rcu_poll
 from shmm.mm.fork cimport mm_fork
+from shmm.mm.gup cimport get_user_byte
 from shmm.mm.irq cimport kernel_enter, kernel_exit
 from shmm.mm.madvise cimport vm_madvise
 from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave
@@ -72,6 +73,14 @@ cdef inline i64 sys_mprotect(vcpu_t *c, u64 addr, u64 length, u32 prot) noexcept
 cdef inline i64 sys_madvise(vcpu_t *c, u64 addr, u64 length, u32 advice) noexcept nogil:
     syscall_enter(c, SHMM_C_madvise)
     return syscall_exit(c, vm_madvise(c, current_mm(c), addr, length, advice))
+
+
+cdef inline i64 sys_gup(vcpu_t *c, u64 addr) noexcept nogil:
+    """Pins the page at addr, reads a byte of it and lets it go: the byte, -EFAULT or -ENOMEM."""
+    count_vm_event(c, SHMM_C_syscalls)
+    exception_entry(SHMM_EXC_SYSCALL)
+    kernel_enter(c)
+    return syscall_exit(c, get_user_byte(c, current_mm(c), addr))
 
 
 cdef inline i64 sys_brk(vcpu_t *c, u64 brk) noexcept nogil:

@@ -10,9 +10,10 @@ Whoever goes through many frames keeps the lock from one to the next, and change
 may have thousands, so it also lets go after every 32 (SWAP_CLUSTER_MAX in release_pages of 5.17): the CPUs that wait
 to add 15 get their turn in between."""
 
-from shmm.arch.arch cimport get32, get64, ld32_relaxed, put32, put64, st32_relaxed, u32
+from shmm.arch.arch cimport get32, get64, ld32_relaxed, put32, put64, st32_relaxed, u32, u64
 from shmm.layout cimport SHMM_C_lru_drain, SHMM_LRU_BATCH, SHMM_SWAP_CLUSTER_MAX, node_t, several_nodes, vcpu_t
 from shmm.mm.frame cimport free_frame, node_of, uncharge
+from shmm.mm.huge_frame cimport HPAGE_PMD_NR, frame_is_huge
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vmstat cimport count_vm_event
 
@@ -100,11 +101,13 @@ cdef inline void lru_del_frames(vcpu_t *c, const u32 *pfns, u32 n) noexcept nogi
 
 
 cdef inline void release_frames(vcpu_t *c, const u32 *pfns, u32 n) noexcept nogil:
-    """Frees n data frames whose last reference is gone and that no TLB can reach any more."""
+    """Frees n data frames, or heads of huge pages, whose last reference is gone and that no TLB can reach any more."""
     cdef u32 i = 0
+    cdef u64 pages = n
     while i < n:
         lru_del_frames(c, pfns + i, <u32> min(n - i, SHMM_SWAP_CLUSTER_MAX))
         i += SHMM_SWAP_CLUSTER_MAX
     for i in range(n):
+        pages += HPAGE_PMD_NR - 1 if frame_is_huge(c, pfns[i]) else 0
         free_frame(c, pfns[i])
-    uncharge(c, n)
+    uncharge(c, pages)

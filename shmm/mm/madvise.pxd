@@ -11,6 +11,7 @@ from shmm.layout cimport (
     SHMM_VM_NOHUGEPAGE, SHMM_VM_RAND_READ, SHMM_VM_SEQ_READ, mm_t, vcpu_t,
 )
 from shmm.mm.find_vma cimport find_vma
+from shmm.mm.khugepaged cimport madvise_collapse
 from shmm.mm.lru cimport lru_add_drain
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu
@@ -34,6 +35,7 @@ cdef enum:
     MADV_DODUMP = 17
     MADV_COLD = 20
     MADV_PAGEOUT = 21
+    MADV_COLLAPSE = 25
 
 
 cdef inline i64 madvise_dontneed(vcpu_t *c, mm_t *mm, u64 start, u64 end) noexcept nogil:
@@ -109,18 +111,20 @@ cdef inline i64 madvise_flags(vcpu_t *c, mm_t *mm, u64 start, u64 end, u32 advic
 
 
 cdef inline i64 vm_madvise(vcpu_t *c, mm_t *mm, u64 start, u64 length, u32 advice) noexcept nogil:
-    """madvise(2): 0, -EINVAL or -ENOMEM.  WILLNEED, COLD and PAGEOUT are accepted and change nothing."""
+    """madvise(2): 0, -EINVAL, -ENOMEM or -EAGAIN.  WILLNEED, COLD and PAGEOUT are accepted and change nothing."""
     cdef u64 end = start + page_align(length)
     cdef i64 ret = 0
     cdef bint in_vma = advice <= MADV_SEQUENTIAL or advice == MADV_DONTFORK or advice == MADV_DOFORK or (
         advice >= MADV_HUGEPAGE and advice <= MADV_DODUMP)
     cdef bint ignored = advice == MADV_WILLNEED or advice == MADV_COLD or advice == MADV_PAGEOUT
-    if not in_vma and not ignored and advice != MADV_DONTNEED:
+    if not in_vma and not ignored and advice != MADV_DONTNEED and advice != MADV_COLLAPSE:
         return -EINVAL
     if start & (SHMM_PAGE_SIZE - 1) or end < start or (length and page_align(length) == 0):
         return -EINVAL
     if end == start or ignored:
         return 0
+    if advice == MADV_COLLAPSE:
+        return madvise_collapse(c, mm, start, end)
     if advice == MADV_DONTNEED:
         mmap_read_lock(c, mm)
         ret = madvise_dontneed(c, mm, start, end)

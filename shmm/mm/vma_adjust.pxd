@@ -13,6 +13,7 @@ from shmm.layout cimport SHMM_MAX_MAP_COUNT, SHMM_PAGE_SHIFT, mm_t, vcpu_t, vma_
 from shmm.mm.anon cimport get_anon_vma, put_anon_vma
 from shmm.mm.call_rcu cimport RCU_TABLE, call_rcu
 from shmm.mm.file cimport get_file, put_file
+from shmm.mm.huge_memory cimport split_huge_pmd_address
 from shmm.mm.vma cimport vm_area_alloc, vm_area_free_now, vm_area_poison, vma_end, vma_start
 from shmm.mm.vma_tree cimport gap_propagate, next_vma, prev_vma, vma_link, vma_unlink
 
@@ -122,6 +123,7 @@ cdef inline i64 split_vma(vcpu_t *c, mm_t *mm, u32 vma, u64 addr) noexcept nogil
     cdef u32 upper
     if get32(&mm.map_count) >= SHMM_MAX_MAP_COUNT:
         return -ENOMEM
+    split_huge_pmd_address(c, mm, addr)
     upper = vm_area_alloc(c, <u32> (mm - c.mms), addr, end, ld64_relaxed(&v.flags), pgoff, ld32_relaxed(&v.file))
     if upper == 0:
         return -ENOMEM
