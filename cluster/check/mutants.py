@@ -56,7 +56,7 @@ PLANS: dict[str, Plan] = {
     "DEPOSIT_FREE_NOW": Plan(("collapse_dontneed",), variants=("rcu",)),
     "COLLAPSE_NO_FLUSH": Plan(("store_collapse", "gup_collapse", "collapse_dontneed")),
     "GUP_IRQ_ON": Plan(("gup_munmap",)),
-    "GUP_NO_RECHECK": Plan(("gup_munmap", "gup_collapse", "gup_copy"), variants=("base", "rcu", "signal")),
+    "GUP_NO_RECHECK": Plan(("gup_munmap", "gup_copy")),
     "VMA_FREE_NOW": Plan(("reader_across_grace",)),
     "VMA_LINKS_REUSED": Plan(("unlink_on_the_way",)),
     "TABLE_FREE_NOW": Plan(("table_free_walk",), variants=("base", "rcu")),
