@@ -34,6 +34,7 @@ ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 ANON_FIXED = ANON | FIXED
 SHARED_FIXED = SHARED | FIXED
 MOVE_FIXED = 1 | 2                  # MREMAP_MAYMOVE, MREMAP_FIXED
+GROWSDOWN = 0x100
 DONTNEED = 4
 TABLE = 512 * PAGE                  # what one page-table page maps
 ARENA = 0x2000_0000_0000            # where scenarios map, a boundary of all tables

@@ -26,14 +26,16 @@ from libc.errno cimport EFAULT, EINVAL, ENOMEM
 
 from shmm.arch.arch cimport get32, get64, i64, ld32_relaxed, ld64_relaxed, put64, st32_relaxed, st64_relaxed, u32, u64
 from shmm.layout cimport (
-    SHMM_MAX_MAP_COUNT, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_TASK_SIZE, SHMM_VM_LOCKED, SHMM_VM_MAYSHARE,
-    SHMM_VM_SHARED, mm_t, vcpu_t, vma_t,
+    SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_TASK_SIZE, SHMM_VM_ACCOUNT, SHMM_VM_DONTEXPAND, SHMM_VM_LOCKED,
+    SHMM_VM_MAYSHARE, SHMM_VM_PFNMAP, SHMM_VM_SHARED, mm_t, vcpu_t, vma_t,
 )
 from shmm.mm.anon cimport get_anon_vma, put_anon_vma
 from shmm.mm.call_rcu cimport rcu_relieve
 from shmm.mm.file cimport get_file
 from shmm.mm.find_vma cimport find_vma, find_vma_intersection, vma_lookup
-from shmm.mm.mmap cimport MAP_FIXED, get_unmapped_area
+from shmm.mm.mmap cimport (
+    MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, get_unmapped_area, may_expand_vm, vm_enough_memory,
+)
 from shmm.mm.mmap_lock cimport mmap_write_lock
 from shmm.mm.move_page_tables cimport may_move_tables, move_page_tables
 from shmm.mm.munmap cimport do_munmap, mmap_unlock_after, page_align
@@ -53,19 +55,18 @@ cdef struct vrm_t:
     u32 flags
     bint downgraded
     u64 populate                # how many bytes at the end of the new range are to be faulted in: it grew, locked
-    u32 prot                    # and with these rights
 
 
 cdef inline bint implies_new_addr(vrm_t *r) noexcept nogil:
     return r.flags & (MREMAP_FIXED | MREMAP_DONTUNMAP) != 0
 
 
-cdef inline bint map_count_low(mm_t *mm, u32 more) noexcept nogil:
+cdef inline bint map_count_low(vcpu_t *c, mm_t *mm, u32 more) noexcept nogil:
     """A move splits one VMA into three and adds one: there must be room, whether it comes to that or not."""
-    return get32(&mm.map_count) + more >= SHMM_MAX_MAP_COUNT - 3
+    return get32(&mm.map_count) + more + 3 >= c.g.max_map_count
 
 
-cdef inline i64 check_mremap_params(vrm_t *r) noexcept nogil:
+cdef inline i64 check_mremap_params(vcpu_t *c, vrm_t *r) noexcept nogil:
     """What is wrong whatever is mapped."""
     if r.flags & ~(<u32> MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP) or r.addr & (SHMM_PAGE_SIZE - 1):
         return -EINVAL
@@ -79,7 +80,7 @@ cdef inline i64 check_mremap_params(vrm_t *r) noexcept nogil:
         return -EINVAL
     if r.addr + r.old_len > r.new_addr and r.new_addr + r.new_len > r.addr:         # the two overlap
         return -EINVAL
-    return -ENOMEM if map_count_low(r.mm, 2) else 0
+    return -ENOMEM if map_count_low(c, r.mm, 2) else 0
 
 
 cdef inline i64 check_vma(vcpu_t *c, vrm_t *r, u32 vma) noexcept nogil:
@@ -93,12 +94,24 @@ cdef inline i64 check_vma(vcpu_t *c, vrm_t *r, u32 vma) noexcept nogil:
     flags = ld64_relaxed(&c.vmas[vma].flags)
     if r.old_len == 0 and not flags & (SHMM_VM_SHARED | SHMM_VM_MAYSHARE):
         return -EINVAL
+    if r.flags & MREMAP_DONTUNMAP and flags & (SHMM_VM_DONTEXPAND | SHMM_VM_PFNMAP):
+        return -EINVAL
     if inside > vma_end(c, vma) - r.addr:
         return -EFAULT
+    if inside == r.new_len:
+        return 0
     pgoff = ld64_relaxed(&c.vmas[vma].pgoff) + ((r.addr - vma_start(c, vma)) >> SHMM_PAGE_SHIFT)
-    if inside < r.new_len and pgoff + (r.new_len >> SHMM_PAGE_SHIFT) < pgoff:
+    if pgoff + (r.new_len >> SHMM_PAGE_SHIFT) < pgoff:
         return -EINVAL
-    return 0
+    if flags & (SHMM_VM_DONTEXPAND | SHMM_VM_PFNMAP):
+        return -EFAULT
+    return 0 if may_expand_vm(c, r.mm, (r.new_len - r.old_len) >> SHMM_PAGE_SHIFT) else -ENOMEM
+
+
+cdef inline bint may_account(vcpu_t *c, vrm_t *r, u32 vma) noexcept nogil:
+    """Whether there may ever be the memory by which the mappings grow."""
+    cdef u64 more = r.new_len if r.flags & MREMAP_DONTUNMAP else r.new_len - r.old_len
+    return not ld64_relaxed(&c.vmas[vma].flags) & SHMM_VM_ACCOUNT or vm_enough_memory(c, more)
 
 
 cdef inline void account(vcpu_t *c, vrm_t *r, u32 vma, u64 length) noexcept nogil:
@@ -113,7 +126,6 @@ cdef inline void want_populated(vcpu_t *c, vrm_t *r, u32 vma) noexcept nogil:
     cdef u64 flags = ld64_relaxed(&c.vmas[vma].flags)
     if r.new_len > r.old_len and flags & SHMM_VM_LOCKED:
         r.populate = r.new_len - r.old_len
-        r.prot = <u32> flags & 7
 
 
 cdef inline u32 copy_vma(vcpu_t *c, vrm_t *r, u32 vma) noexcept nogil:
@@ -153,7 +165,7 @@ cdef inline i64 move_vma(vcpu_t *c, vrm_t *r) noexcept nogil:
     cdef bint tables = may_move_tables(c, r.mm)
     cdef u64 moved
     cdef u32 copy
-    if map_count_low(r.mm, 0):
+    if map_count_low(c, r.mm, 0) or not may_account(c, r, vma):
         return -ENOMEM
     want_populated(c, r, vma)
     copy = copy_vma(c, r, vma)
@@ -175,8 +187,16 @@ cdef inline i64 move_vma(vcpu_t *c, vrm_t *r) noexcept nogil:
 
 cdef inline i64 place(vcpu_t *c, vrm_t *r) noexcept nogil:
     """Sets new_addr: the address asked for, or a free one.  0 or negative errno."""
-    cdef u64 hint = r.new_addr if implies_new_addr(r) else 0
-    cdef i64 at = get_unmapped_area(c, r.mm, hint, r.new_len, MAP_FIXED if r.flags & MREMAP_FIXED else 0)
+    cdef u32 vma = vma_lookup(c, r.mm, r.addr)
+    cdef u32 file = ld32_relaxed(&c.vmas[vma].file)
+    cdef u32 flags = MAP_FIXED if r.flags & MREMAP_FIXED else 0
+    cdef u64 offset = 0
+    cdef i64 at
+    if file:
+        offset = (ld64_relaxed(&c.vmas[vma].pgoff) << SHMM_PAGE_SHIFT) + (r.addr - vma_start(c, vma))
+    else:
+        flags |= MAP_PRIVATE | MAP_ANONYMOUS
+    at = get_unmapped_area(c, r.mm, r.new_addr if implies_new_addr(r) else 0, r.new_len, flags, file, offset)
     if at >= 0:
         r.new_addr = <u64> at
     return min(at, 0)
@@ -197,6 +217,8 @@ cdef inline i64 mremap_to(vcpu_t *c, vrm_t *r) noexcept nogil:
     if err == 0 and r.old_len > r.new_len:
         err = unmap_tail(c, r, False)
         r.old_len = r.new_len
+    if err == 0 and r.flags & MREMAP_DONTUNMAP and not may_expand_vm(c, r.mm, r.old_len >> SHMM_PAGE_SHIFT):
+        err = -ENOMEM
     if err == 0:
         err = place(c, r)
     return err if err else move_vma(c, r)
@@ -207,6 +229,8 @@ cdef inline i64 expand_in_place(vcpu_t *c, vrm_t *r, u32 vma) noexcept nogil:
     cdef vma_t *v = &c.vmas[vma]
     cdef u64 end = vma_end(c, vma)
     cdef u64 more = r.new_len - r.old_len
+    if not may_account(c, r, vma):
+        return -ENOMEM
     want_populated(c, r, vma)
     vma_expand(c, r.mm, vma, next_vma(c, vma), end, end + more, ld64_relaxed(&v.flags),
                ld64_relaxed(&v.pgoff) + ((end - vma_start(c, vma)) >> SHMM_PAGE_SHIFT), ld32_relaxed(&v.file))
@@ -287,8 +311,7 @@ cdef inline i64 vm_mremap(vcpu_t *c, vrm_t *r) noexcept nogil:
     r.new_len = page_align(r.new_len)
     r.downgraded = False
     r.populate = 0
-    r.prot = 0
-    ret = check_mremap_params(r)
+    ret = check_mremap_params(c, r)
     if ret:
         return ret
     mmap_write_lock(c, r.mm)
