@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from shmm.cluster.oracle.outcome import ZERO, Area, Outcome
+from shmm.cluster.oracle.outcome import FILE, ZERO, Area, Outcome
 from shmm.layout import CONSTANTS, OPS
 from shmm.program import OP, Program
 
@@ -76,11 +76,11 @@ def result(op: int, value: int) -> str:
 
 
 def normal(areas: Sequence[Area]) -> list[str]:
-    """Lines of maps; shared anonymous memory is numbered in order of appearance."""
+    """Lines of maps; files and shared anonymous memory are numbered in order of appearance."""
     seen: dict[int, int] = {}
     lines = []
     for area in areas:
-        number = seen.setdefault(area.object, len(seen) + 1) if area.path == ZERO else 0
+        number = seen.setdefault(area.object, len(seen) + 1) if area.path in (ZERO, FILE) else 0
         lines.append(Area(area.start, area.end, area.perms, area.offset, area.path, number).line())
     return lines
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmm import _fast
-from shmm.cluster.oracle.outcome import ZERO, Area, Outcome, Start
+from shmm.cluster.oracle.outcome import FILE, ZERO, Area, Outcome, Start
 from shmm.layout import CONSTANTS
 from shmm.maps import areas
 from shmm.program import EXPECT, MAY_FAIL, OP, Program, check_records
@@ -73,7 +73,7 @@ class Emulated:
         self.names = {0: ""}
         for number, (pages, shmem) in enumerate(files, 1):
             self._make_file(number, pages, shmem)
-            self.names[number] = f"/file/{number}"
+            self.names[number] = FILE
         numbers: dict[int, int] = {}
         for number, area in enumerate((area for area in self.start.areas if area.object), len(files) + 1):
             # one each: what the loader mapped of one file never merges, for reasons (accounting) that are not seen here

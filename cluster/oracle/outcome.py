@@ -9,6 +9,7 @@ from typing import Final
 from shmm.maps import format_line
 
 ZERO: Final = "/dev/zero (deleted)"         # how maps names shared anonymous memory
+FILE: Final = "/file"                       # any file of the program; which one, the object tells
 
 
 @dataclass(frozen=True)
