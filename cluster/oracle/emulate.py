@@ -22,6 +22,7 @@ from shmm.segment import Geometry, Segment
 
 PAGE: Final = CONSTANTS["PAGE_SIZE"]
 PARENT, FIRST, SPACES = 6, 1, 8             # slots of address spaces: whose copy runs the program, the program's first
+SCRATCH: Final = 0x1300_0000_0000           # free in every address space that programs begin with
 FRAMES, CACHE, VMAS = 16384, 65536, 4096
 PFN: Final = 0x000F_FFFF_FFFF_F000
 SPECIAL: Final = 0x200                      # a pte of the zero page
@@ -40,7 +41,8 @@ class Emulated:
         self.start = start
         geometry = Geometry(ncpu=1, nmm=SPACES, nvma=VMAS, nanon=VMAS, nfile=1024, ncache=CACHE, nframe=FRAMES,
                             ninsn=records)
-        self.segment = Segment.private(geometry, scheme=scheme, force_speculation=int(scheme != "mmap_lock"))
+        self.segment = Segment.private(geometry, scheme=scheme, force_speculation=int(scheme != "mmap_lock"),
+                                       stack_growth=1, thp_align=1)
         self.cpu = _fast.Cpu(self.segment.address, 0)
         self.names: dict[int, str] = {}
         self.inside = [(area.start, area.end) for area in start.areas]
@@ -55,8 +57,7 @@ class Emulated:
         """Runs the program.  loaded: the bytes that its loads are expected to give (-1: none); at the first that
         differs the program ends, and that byte is the last of Outcome.loaded."""
         check_records(program)
-        first = self._make_files(files)
-        prefix = seed(self.start, first).array()[:-1]
+        prefix = seed(self.start, self._make_files(files), [pages for pages, _ in files]).array()[:-1]
         self._write(prefix, program, loaded)
         if self.cpu.run() < 0 and not self._ended_in_program(len(prefix)):
             raise SeedError(self._failure(prefix))
@@ -71,8 +72,8 @@ class Emulated:
     def _make_files(self, files: Sequence[tuple[int, bool]]) -> dict[int, int]:
         """The program's files, numbered from 1, and after them those that stand for what the child has mapped."""
         self.names = {0: ""}
-        for number, (pages, shmem) in enumerate(files, 1):
-            self._make_file(number, pages, shmem)
+        for number, (pages, _) in enumerate(files, 1):
+            self._make_file(number, pages, True)        # the host's files are memfds, and shared memory to the kernel
             self.names[number] = FILE
         numbers: dict[int, int] = {}
         for number, area in enumerate((area for area in self.start.areas if area.object), len(files) + 1):
@@ -169,9 +170,10 @@ def present(memory: NDArray[np.uint8], pgd: int) -> Iterator[tuple[int, int]]:
             yield base + int(index) * PAGE, int(words[table, index])
 
 
-def seed(start: Start, numbers: dict[int, int]) -> Program:
+def seed(start: Start, numbers: dict[int, int], files: Sequence[int]) -> Program:
     """The program that makes the address space in which the compared program begins.  numbers: by the start of an
-    area the file that stands for what is mapped there."""
+    area the file that stands for what is mapped there; files: the sizes of the program's, whose pages are all
+    cached."""
     program = Program()
     maker, space = (PARENT, FIRST) if start.forked else (FIRST, 0)
     program.exec(maker, start.mmap_base, start.brk)
@@ -185,6 +187,10 @@ def seed(start: Start, numbers: dict[int, int]) -> Program:
         prot = protection(area.perms)
         if area.anon and not prot & WRITE:
             program.mprotect(area.start, area.end - area.start, prot)
+    for number, pages in enumerate(files, 1):
+        program.mmap(SCRATCH, pages * PAGE, READ | WRITE, SHARED | FIXED, file=number)
+        program.touch(SCRATCH, pages, value=0)
+        program.munmap(SCRATCH, pages * PAGE)
     if space:
         program.fork(space)
         program.mm(space)

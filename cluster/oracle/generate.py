@@ -29,6 +29,7 @@ UNUSED = 0x1200_0000_0000                   # where a register points that nothi
 HEAP = 9                                    # the register with the heap's first end
 SPANS = {1: 4, 2: 4, 3: 16, 4: 512, 5: 700, 6: 8}      # registers for mmap and mremap: pages within which they are used
 FILES = ((8, False), (24, False), (12, True))           # (pages, shared anonymous memory), numbered from 1
+NO_FILE = 250
 MAX_OPERATIONS = 60
 LEAST_OPERATIONS = 24                       # drawn, NOPs included; a shrunk program may have fewer
 
@@ -39,7 +40,7 @@ MAYMOVE, MREMAP_FIXED, DONTUNMAP = 1, 2, 4
 ADVICE = {
     "DONTNEED": 4, "NORMAL": 0, "RANDOM": 1, "SEQUENTIAL": 2, "WILLNEED": 3, "FREE": 8, "DONTFORK": 10, "DOFORK": 11,
     "HUGEPAGE": 14, "NOHUGEPAGE": 15, "DONTDUMP": 16, "DODUMP": 17, "WIPEONFORK": 18, "KEEPONFORK": 19, "COLD": 20,
-    "PAGEOUT": 21, "POPULATE_READ": 22, "POPULATE_WRITE": 23,
+    "POPULATE_READ": 22, "POPULATE_WRITE": 23,
 }
 NO_ADVICE = (5, 99)
 ABSURD = (0x8000_0000_0000, 0x7FFF_FFFF_F000, 0xFFFF_8000_0000_0000, 0xFFFF_FFFF_FFFF_F000)
@@ -106,7 +107,7 @@ def backing(draw: Any) -> tuple[int, int, int]:
     if sometimes(draw, 30):
         offset = draw(st.sampled_from((40 * PAGE, 2**63, 100, 2**64 - PAGE)))
     if sometimes(draw, 30):
-        file = len(FILES) + 3
+        file = NO_FILE
     return (SHARED if what == "shared file" else PRIVATE), file, offset
 
 
