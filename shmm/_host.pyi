@@ -1,6 +1,6 @@
 """Types of the host engine (_host.pyx)."""
 
-from typing import Any, Literal, NoReturn, TypedDict, type_check_only
+from typing import Literal, NoReturn, TypedDict, type_check_only
 
 from _typeshed import ReadableBuffer, WriteableBuffer
 

@@ -1,9 +1,9 @@
 """The host engine: executes programs on this machine's own kernel (shmm/arch/host.h); shmm.host is its Python side.
 
-No rooms: what the rooms emulate is here the real thing.  Control is what the launcher sees of the area that it shares with
-the executing processes; zygote() is what such a process calls, once, in a fresh interpreter."""
+No rooms: what the rooms emulate is here the real thing.  Control is what the launcher sees of the area that it shares
+with the executing processes; zygote() is what such a process calls, once, in a fresh interpreter."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 cdef extern from "host.h" nogil:

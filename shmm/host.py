@@ -5,17 +5,17 @@
         outcome.results         # a word per record, as an emulated machine has them
         outcome.spaces[1].maps  # what is mapped at the end, as /proc/PID/maps says
 
-A Host is a process, the zygote, in which no Python runs any more; each execute() takes place in a fresh fork of it, so
-programs do not see each other.  All that such a fork has mapped is the executor's image, the area that it shares with us
-and a stack: `host.start`.  Transparent huge pages are off for it, and its addresses are the same each time where the
-system allows that.
+A Host is a process, the zygote, in which no Python runs any more; each execute() takes place in a fresh fork of it,
+so programs do not see each other.  All that such a fork has mapped is the executor's image, the area that it shares
+with us and a stack: `host.start`.  Transparent huge pages are off for it, and its addresses are the same each time
+where the system allows that.
 
 What the records mean here (program.h has the rest):
 
     LOAD, STORE, FETCH, TOUCH   the result is the number of page faults that the kernel counted for this thread, in
-                                exact runs; otherwise 0, because to ask costs more than a fault (of a STORE, FETCH or TOUCH
-                                with an expectation it is always counted).  SIGSEGV is -EFAULT, SIGBUS is -SHMM_SIGBUS.
-                                A FETCH executes the one instruction that lies there
+                                exact runs; otherwise 0, because to ask costs more than a fault (of a STORE, FETCH or
+                                TOUCH with an expectation it is always counted).  SIGSEGV is -EFAULT, SIGBUS is
+                                -SHMM_SIGBUS.  A FETCH executes the one instruction that lies there
     PROBE                       mincore(): it looks up the VMA, under the mmap lock
     files                       memfds, each page of which has been written: cached and up to date.  To the kernel they
                                 are shared memory whether shmem is said or not, so a shared mapping needs no second
@@ -121,7 +121,7 @@ class Host:
             os.close(memory)
         self._start: Start | None = None
         try:
-            self.answer(PATIENCE, "begin")
+            self.answer(b"i", PATIENCE, "begin")
         except HostError as error:
             self.close()
             assert self.process.stderr is not None
@@ -148,7 +148,7 @@ class Host:
         if len(programs) > 1:
             self.control.go()
         try:
-            self.answer(seconds + PATIENCE, "end the program")
+            self.answer(b"r", seconds + PATIENCE, "end the program")
             return self._outcome(len(programs), executor, look)
         finally:
             self.release()
@@ -169,7 +169,7 @@ class Host:
         for cpu, array in enumerate(arrays):
             start = seed[cpu] if isinstance(seed, Sequence) else seed
             core = cores[cpu] if cores else None
-            self.control.program(cpu, array.view(np.uint8), first, len(arrays), start, -1 if core is None else core)
+            self.control.program(cpu, array.tobytes(), first, len(arrays), start, -1 if core is None else core)
             first += len(array)
 
     def order(self, what: bytes) -> None:
@@ -179,21 +179,22 @@ class Host:
         except OSError:
             raise HostError(self._gone()) from None
 
-    def answer(self, seconds: float, what: str) -> None:
-        """Waits for the zygote's answer.  Raises HostError if it does not come in time."""
-        ready, _, _ = select.select([self.link], [], [], max(0.0, seconds))
-        if not ready:
-            raise HostError(f"the process that executes programs did not {what} within {seconds:.0f} s")
-        if not self.link.recv(1):
-            raise HostError(self._gone())
+    def answer(self, order: bytes, seconds: float, what: str) -> None:
+        """Waits until the zygote has answered this order.  Raises HostError if that does not come in time."""
+        until = time.monotonic() + seconds
+        said = b""
+        while said != order:                # an answer to an order before: this one has cut it short
+            ready, _, _ = select.select([self.link], [], [], max(0.0, until - time.monotonic()))
+            if not ready:
+                raise HostError(f"the process that executes programs did not {what} within {seconds:.0f} s")
+            said = self.link.recv(1)
+            if not said:
+                raise HostError(self._gone())
 
     def release(self) -> None:
-        """Ends every process of the last program."""
+        """Ends every process of the last program, also in its midst."""
         self.order(b"k")
-        until = time.monotonic() + PATIENCE
-        self.answer(PATIENCE, "end its processes")
-        while self.control.pid(0) or any(self.control.pid(slot) for slot in range(1, self.control.blocks)):
-            self.answer(until - time.monotonic(), "end its processes")      # that was the answer to the order before
+        self.answer(b"k", PATIENCE, "end its processes")
 
     # ---- what there is to see ------------------------------------------------------------------------------
 
@@ -208,7 +209,7 @@ class Host:
             self.prepare([begun], exact=True, seconds=PATIENCE, seed=1, threaded=False)
             self.order(b"r")
             try:
-                self.answer(2 * PATIENCE, "execute three calls")
+                self.answer(b"r", 2 * PATIENCE, "execute three calls")
                 results = self._words(0)[0]
                 self._start = start_of(self.control.pid(FIRST), int(results[top]) + PAGE, int(results[brk]))
             finally:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Final, NamedTuple
+
+import numpy as np
 
 from shmm.maps import Area
 
 PAGE: Final = 4096
 MOST_PAGES: Final = 4096        # of an area: a larger one's absent pages are not read
-PRESENT, SWAPPED, SHARED, EXCLUSIVE = 1 << 63, 1 << 62, 1 << 61, 1 << 56     # bits of /proc/PID/pagemap
+STEP: Final = 1 << 20           # pages whose residency is read at once
+PRESENT, SHARED, EXCLUSIVE = 1 << 63, 1 << 61, 1 << 56       # bits of /proc/PID/pagemap; shared: a file's page
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,11 @@ def parse_maps(text: str) -> Iterator[Area]:
 
 def start_of(pid: int, mmap_base: int, start_brk: int) -> Start:
     """What the process has mapped now, as what every program begins with."""
-    maps, anonymous, flags = [], [], []
+    maps: list[Area] = []
+    anonymous: list[bool] = []
+    flags: list[frozenset[str]] = []
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        name, colon, value = line.partition(":")
+        name, _, value = line.partition(":")
         if name == "Anonymous":
             anonymous.append(int(value.split()[0]) > 0)
         elif name == "VmFlags":
@@ -68,41 +74,36 @@ def look_at(pid: int, executor: Sequence[tuple[int, int]], closely: bool) -> Spa
     own = [area for area in maps if not any(start < area.end and area.start < end for start, end in executor)
            and area.path != "[vsyscall]"]
     residency: dict[int, int] = {}
-    with open(f"/proc/{pid}/pagemap", "rb", 0) as pagemap:
+    with FileIO(f"/proc/{pid}/pagemap") as pagemap:
         for area in own:
             residency |= _present(pagemap, area)
     contents: dict[int, bytes] = {}
-    with open(f"/proc/{pid}/mem", "rb", 0) as memory:
+    with FileIO(f"/proc/{pid}/mem") as memory:
         for area in own:
             if area.perms[0] == "r":
                 contents |= _read(memory, area, residency)
     return Space(maps, residency, contents)
 
 
-def _present(pagemap: object, area: Area) -> dict[int, int]:
+def _present(pagemap: FileIO, area: Area) -> dict[int, int]:
     found: dict[int, int] = {}
-    step = 1 << 20
-    for first in range(area.start, area.end, step * PAGE):
-        pages = min(step, (area.end - first) // PAGE)
-        pagemap.seek(first // PAGE * 8)                     # type: ignore[attr-defined]
-        words = pagemap.read(pages * 8)                     # type: ignore[attr-defined]
-        if not any(words):
-            continue
-        for number in range(len(words) // 8):
-            entry = int.from_bytes(words[number * 8 : number * 8 + 8], "little")
-            if entry & PRESENT:
-                found[first + number * PAGE] = entry & (SHARED | EXCLUSIVE)
+    for first in range(area.start, area.end, STEP * PAGE):
+        pagemap.seek(first // PAGE * 8)
+        words = pagemap.read(min(STEP, (area.end - first) // PAGE) * 8)
+        entries = np.frombuffer(words, np.uint64)
+        for number in np.flatnonzero(entries & np.uint64(PRESENT)).tolist():
+            found[first + number * PAGE] = int(entries[number]) & (SHARED | EXCLUSIVE)
     return found
 
 
-def _read(memory: object, area: Area, residency: dict[int, int]) -> dict[int, bytes]:
+def _read(memory: FileIO, area: Area, residency: dict[int, int]) -> dict[int, bytes]:
     every = range(area.start, area.end, PAGE)
     pages = every if len(every) <= MOST_PAGES else sorted(page for page in residency if page in every)
     found: dict[int, bytes] = {}
     for page in pages:
         try:
-            memory.seek(page)                               # type: ignore[attr-defined]
-            found[page] = memory.read(PAGE)                 # type: ignore[attr-defined]
+            memory.seek(page)
+            found[page] = memory.read(PAGE)
         except OSError:                                     # past the end of its file
             continue
     return found

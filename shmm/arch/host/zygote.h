@@ -245,6 +245,8 @@ static int host_become_zygote(int link, int memory, uint64_t size, uint64_t star
 	host_head()->image_end = image.end;
 	for (int number = 1; number <= 64; number++)
 		host_raise(number, 0);
+	/* a launcher that is gone is no reason to die before what it started is dead */
+	host_raise(SIGPIPE, (void (*)(int, siginfo_t *, void *))SIG_IGN);
 	raw4(SYS_rt_sigprocmask, SIG_SETMASK, &signals, 0, 8);
 	raw5(SYS_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0);
 	raw4(SYS_prlimit64, 0, RLIMIT_CORE, none, 0);
