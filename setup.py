@@ -15,7 +15,7 @@ setup(
               "shmm.cluster.validate", "shmm.cluster.workloads", "shmm.scenarios"],
     package_dir={"shmm": "shmm", "shmm.cluster": "cluster", "shmm.scenarios": "tests/scenarios"},
     package_data={"shmm": ["*.h", "*.pxd", "*.pxi", "*.pyx", "*.pyi", "py.typed"],
-                  "shmm.arch": ["*.h", "*.pxd", "check/*.h", "sim/*.h"], "shmm.mm": ["*.pxd"],
+                  "shmm.arch": ["*.h", "*.pxd", "check/*.h", "sim/*.h", "host/*.h"], "shmm.mm": ["*.pxd"],
                   "shmm.scheme": ["*.pxd"], "shmm.exec": ["*.pxd"],
                   "shmm.cluster.machines": ["*.toml"], "shmm.cluster.anchors": ["*.json", "README.md"]},
     ext_modules=engines(),
