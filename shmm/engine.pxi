@@ -10,7 +10,8 @@ from shmm cimport layout as L
 from shmm.arch.arch cimport get32, get64, i64, ld32_relaxed, ld64_relaxed, now_ns, put64, st32_relaxed, u8, u32, u64
 from shmm.exec.interpreter cimport run_program, run_t
 from shmm.exec.syscall cimport (
-    sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_munmap,
+    sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_map_special, sys_mmap, sys_mprotect, sys_munmap,
+    sys_switch,
 )
 from shmm.exec.user cimport user_copy, user_load, user_probe, user_store
 from shmm.layout cimport seg_t, vcpu_t, vcpu_bind
@@ -88,7 +89,10 @@ def constants():
         "SIGBUS": L.SHMM_SIGBUS, "STOPPED": L.SHMM_STOPPED,
         "IRQ_OFF": L.SHMM_IRQ_OFF, "KERNEL": L.SHMM_KERNEL, "ASLEEP": L.SHMM_ASLEEP,
         "VM_READ": L.SHMM_VM_READ, "VM_WRITE": L.SHMM_VM_WRITE, "VM_EXEC": L.SHMM_VM_EXEC,
-        "VM_SHARED": L.SHMM_VM_SHARED, "VM_MAYSHARE": L.SHMM_VM_MAYSHARE,
+        "VM_SHARED": L.SHMM_VM_SHARED, "VM_MAYSHARE": L.SHMM_VM_MAYSHARE, "VM_MAYREAD": L.SHMM_VM_MAYREAD,
+        "VM_MAYWRITE": L.SHMM_VM_MAYWRITE, "VM_MAYEXEC": L.SHMM_VM_MAYEXEC, "VM_GROWSDOWN": L.SHMM_VM_GROWSDOWN,
+        "VM_ACCOUNT": L.SHMM_VM_ACCOUNT, "VM_LOCKED": L.SHMM_VM_LOCKED, "VM_PFNMAP": L.SHMM_VM_PFNMAP,
+        "VM_IO": L.SHMM_VM_IO, "VM_DONTEXPAND": L.SHMM_VM_DONTEXPAND, "VM_DONTDUMP": L.SHMM_VM_DONTDUMP,
         "OPF_EXPECT": L.SHMM_OPF_EXPECT, "OPF_MAY_FAIL": L.SHMM_OPF_MAY_FAIL, "OPF_WRITE": L.SHMM_OPF_WRITE,
         "OPF_COUNT": L.SHMM_OPF_COUNT, "REGS": L.SHMM_REGS,
     }
@@ -261,6 +265,17 @@ cdef class Cpu:
         """Makes slot mm a copy-on-write copy of the current address space.  0 or a negative errno."""
         self.wake()
         return self.rest(sys_fork(&self.c, mm))
+
+    def switch(self, u32 mm, bint begins=False):
+        """Goes on with a thread of the address space in slot mm, one that begins or one that was there.  0 or a
+        negative errno."""
+        self.wake()
+        return self.rest(sys_switch(&self.c, mm, begins))
+
+    def map_special(self, u64 start, u64 end, u64 flags, u32 file=0, u64 offset=0):
+        """A mapping with exactly these VM_* flags that is merged with nothing.  0 or a negative errno."""
+        self.wake()
+        return self.rest(sys_map_special(&self.c, start, end, flags, file, offset >> L.SHMM_PAGE_SHIFT))
 
     def exit(self):
         """Leaves the current address space; the last CPU out frees it."""

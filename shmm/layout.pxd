@@ -268,7 +268,8 @@ cdef extern from "layout.h" nogil:
     # counters: an index into cpu_t.counter
     const u32 SHMM_NCOUNTER
     const u32 SHMM_C_ops, SHMM_C_pgfault, SHMM_C_user_faults, SHMM_C_faults_classic, SHMM_C_faults_segv
-    const u32 SHMM_C_faults_sigbus, SHMM_C_gup_faults, SHMM_C_stack_growths, SHMM_C_faults_oom, SHMM_C_spf_attempt, SHMM_C_spf_abort, SHMM_C_spf_success
+    const u32 SHMM_C_gup_faults, SHMM_C_stack_growths
+    const u32 SHMM_C_faults_sigbus, SHMM_C_faults_oom, SHMM_C_spf_attempt, SHMM_C_spf_abort, SHMM_C_spf_success
     const u32 SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_UNMAPPED, SHMM_C_SPF_ABORT_NO_SPECULATE
     const u32 SHMM_C_SPF_ABORT_VMA_COPY, SHMM_C_SPF_ABORT_ACCESS_ERROR, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ABORT_PMD
     const u32 SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD

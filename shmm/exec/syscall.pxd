@@ -12,8 +12,8 @@ from shmm.mm.call_rcu cimport rcu_poll
 from shmm.mm.fork cimport mm_fork
 from shmm.mm.irq cimport kernel_enter, kernel_exit
 from shmm.mm.madvise cimport vm_madvise
-from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave
-from shmm.mm.mmap cimport MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE, vm_mmap
+from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave, mm_switch
+from shmm.mm.mmap cimport MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE, vm_map_special, vm_mmap
 from shmm.mm.mprotect cimport vm_mprotect
 from shmm.mm.munmap cimport page_align, vm_munmap
 from shmm.mm.populate cimport mm_populate
@@ -80,6 +80,18 @@ cdef inline i64 sys_join(vcpu_t *c, u32 slot) noexcept nogil:
     """Becomes a thread of the address space in slot (the memory half of clone with CLONE_VM)."""
     kernel_enter(c)
     return syscall_exit(c, mm_join(c, slot))
+
+
+cdef inline i64 sys_switch(vcpu_t *c, u32 slot, bint begins) noexcept nogil:
+    """The scheduler's doing, not a program's."""
+    kernel_enter(c)
+    return syscall_exit(c, mm_switch(c, slot, begins))
+
+
+cdef inline i64 sys_map_special(vcpu_t *c, u64 start, u64 end, u64 flags, u32 file, u64 pgoff) noexcept nogil:
+    """The kernel's own mappings, as exec makes them."""
+    kernel_enter(c)
+    return syscall_exit(c, vm_map_special(c, current_mm(c), start, end, flags, file, pgoff))
 
 
 cdef inline i64 sys_exit(vcpu_t *c) noexcept nogil:

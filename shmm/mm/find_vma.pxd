@@ -5,7 +5,8 @@ guess that some VMA slot is meant (vma_tree.pxd T1 to T3), to be used only after
 
 from shmm.arch.arch cimport get32, get64, ld32_acquire, ld32_relaxed, ld64_relaxed, u32, u64
 from shmm.layout cimport (
-    SHMM_LEGACY_BASE, SHMM_MMAP_MIN, SHMM_PMD_SHIFT, SHMM_STACK_GUARD_GAP, SHMM_TASK_SIZE, SHMM_VM_GROWSDOWN, mm_t, vcpu_t,
+    SHMM_LEGACY_BASE, SHMM_MMAP_MIN, SHMM_PMD_SHIFT, SHMM_STACK_GUARD_GAP, SHMM_TASK_SIZE, SHMM_VM_GROWSDOWN, mm_t,
+    vcpu_t,
 )
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_tree cimport left_of, next_vma, prev_vma, right_of

@@ -24,7 +24,9 @@ from shmm.mm.lru cimport lru_add_drain
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
 from shmm.mm.munmap cimport page_align
-from shmm.mm.page_table cimport PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_pfn, pte_present
+from shmm.mm.page_table cimport (
+    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_pfn, pte_present,
+)
 from shmm.mm.populate cimport madvise_populate
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vma cimport vma_end, vma_start
