@@ -116,8 +116,8 @@ def warnings(runs: Sequence[dict[str, Any]]) -> list[str]:
         out.append(f"modelled on {machine}: its figures are published, specified or estimated, no kernel was measured; "
                    "compare shapes and schemes, and see with --vary what a conclusion hangs on")
     for kernel in sorted({run["kernel"] for run in runs if run["engine"] == HOST}):
-        out.append(f"host: {kernel} itself, with its own locking (faults under per-VMA locks since 6.4), transparent huge "
-                   "pages off and files that are memfds; of its counters only calls and page faults are known")
+        out.append(f"host: {kernel} itself, with its own locking (faults under per-VMA locks since 6.4), transparent "
+                   "huge pages off and files that are memfds; of its counters only calls and page faults are known")
     for run in native:
         share = run["host_faults"] * HOST_FAULT_SECONDS / (run["seconds"] * min(run["cpus"], cores) or 1)
         if share > 0.1:
