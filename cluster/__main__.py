@@ -29,6 +29,7 @@ EXAMPLES = """examples:
   shmm run --cpus 1,2,4 --workload page_fault1,pft  a small sweep
   shmm run --engine sim --machine skylake-2x28 --workload pft --cpus 1,4,12,21,48,112
   shmm run --engine sim --machine skylake-2x28 --workload pft --cpus 12,48 --vary transfer=10..200ns,ipi=0.5..4x
+  shmm run --engine native,host --cpus 2            both schemes, and beside them this machine's own kernel
   shmm run --workload ebizzy --workload-args=-mTR --scheme spf --json result.json
   shmm run --list                                   the workloads
   shmm check --all                                  every schedule of every scenario, up to two preemptions
@@ -118,7 +119,8 @@ def add_module(parser: argparse.ArgumentParser, name: str) -> None:
 
 def run_command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Measures all points that the options ask for."""
-    from shmm.cluster import machines, options, sizing, topology, workloads
+    from shmm.cluster import host, machines, options, sizing, topology, workloads
+    from shmm.cluster.config import HOST
 
     if args.list:
         for name, description in workloads.available().items():
@@ -131,7 +133,11 @@ def run_command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     points, modelled = options.points(args), options.modelled(args)
     try:
         for point in points:
-            sizing.job_for(point).geometry()
+            job = sizing.job_for(point)
+            if point.engine == HOST:
+                host.check(job)
+            else:
+                job.geometry()
         if modelled:
             check_modelled(modelled)
         sweeps = options.sweeps(args, modelled)
