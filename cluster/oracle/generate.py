@@ -1,12 +1,11 @@
-"""Programs to compare: lists of operations that Hypothesis draws, and their lowering to records.
+"""Programs to compare: lists of operations that Hypothesis draws (programs.py makes records of them).
 
 Addresses lie in a few places, so that operations meet: an arena of 32 pages across the border between two page tables
 (merges, splits and holes), an arena for stacks, wide enough for guard gaps, the heap, and wherever the kernel put what
 was mapped without a hint (a register).  An operation through a register stays within what was mapped there, for beyond
 lies what the executor itself lives on.  Most operations are valid; some have an unaligned or absurd argument.
 
-An operation is a tuple (name, fields) in the words of Program.add; the first alternative of every choice is the
-simplest, as shrinking goes there."""
+The first alternative of every choice is the simplest, as shrinking goes there."""
 
 from __future__ import annotations
 
@@ -15,22 +14,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from shmm.layout import CONSTANTS
-from shmm.program import MAY_FAIL, WRITE, Program
+from shmm.cluster.oracle.programs import (
+    ARENA, ARENA_PAGES, FILES, HEAP, MAX_OPERATIONS, PAGE, SPANS, STACK_PAGES, STACKS, Operation,
+)
+from shmm.program import WRITE
 
-Operation = tuple[str, dict[str, int]]
-
-PAGE = CONSTANTS["PAGE_SIZE"]
-ARENA = 0x1000_0020_0000 - 16 * PAGE        # its 16th page begins a page table
-ARENA_PAGES = 32
-STACKS = 0x1100_0000_0000
-STACK_PAGES = 600                           # more than twice the guard gap of 256
-UNUSED = 0x1200_0000_0000                   # where a register points that nothing was mapped through
-HEAP = 9                                    # the register with the heap's first end
-SPANS = {1: 4, 2: 4, 3: 16, 4: 512, 5: 700, 6: 8}      # registers for mmap and mremap: pages within which they are used
-FILES = ((8, False), (24, False), (12, True))           # (pages, shared anonymous memory), numbered from 1
 NO_FILE = 250
-MAX_OPERATIONS = 60
 LEAST_OPERATIONS = 24                       # drawn, NOPs included; a shrunk program may have fewer
 
 NONE, R, W, RW, RX, RWX = 0, 1, 2, 3, 5, 7
@@ -255,18 +244,3 @@ def operations(draw: Any, only: Sequence[str] | None = None) -> Operation:
 def programs(only: Sequence[str] | None = None) -> st.SearchStrategy[list[Operation]]:
     """Lists of operations; NOPs are what shrinking leaves of operations that do not matter."""
     return st.lists(operations(only), min_size=LEAST_OPERATIONS, max_size=MAX_OPERATIONS)
-
-
-def lower(chosen: Sequence[Operation]) -> Program:
-    """The program: registers that are used hold something first; every operation may fail."""
-    program = Program()
-    kept = [(name, fields) for name, fields in chosen if name != "NOP"]
-    used = {fields.get("base", 0) for _, fields in kept} - {0}
-    for register in sorted(used):
-        if register == HEAP:
-            program.add("BRK", dst=HEAP, opf=MAY_FAIL)
-        else:
-            program.lea(register, value=UNUSED + (register << 24))
-    for name, fields in kept:
-        program.add(name, **fields | {"opf": fields.get("opf", 0) | MAY_FAIL})
-    return program

@@ -15,39 +15,21 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from numpy.typing import NDArray
 
 from shmm.cluster.oracle import generate
-from shmm.cluster.oracle.compare import Difference
-from shmm.cluster.oracle.outcome import Outcome
+from shmm.cluster.oracle.judge import Verdict
+from shmm.cluster.oracle.programs import Operation, lower, operations
 
 FINDINGS = 8                            # of one task, then it ends
 SHRINKS = 400                           # programs run at most to shorten one
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A program and both outcomes."""
-
-    program: NDArray[Any]
-    host: Outcome
-    native: Outcome
-    differences: list[Difference]
-
-    @property
-    def kind(self) -> str:
-        """What makes two divergences the same one, roughly."""
-        first = self.differences[0]
-        if first.kind in ("result", "byte"):
-            return f"{first.kind} {first.record.split()[0]} {first.host} {first.native}"
-        return first.kind
-
-
-Judge = Callable[[NDArray[Any]], Verdict]
+Judging = Callable[[NDArray[Any]], Verdict]
 
 
 @dataclass
 class Search:
     """Programs that were run, and those that differ."""
 
-    judge: Judge
+    judge: Judging
     programs: int = 0
     operations: int = 0
     found: list[Verdict] = field(default_factory=list)
@@ -72,11 +54,11 @@ class Search:
                   suppress_health_check=list(HealthCheck), print_blob=False)
         @seed(number)
         @given(generate.programs(only))
-        def agree(chosen: list[generate.Operation]) -> None:
-            verdict = self.judge(generate.lower(chosen).array())
+        def agree(chosen: list[Operation]) -> None:
+            verdict = self.judge(lower(chosen).array())
             if not failing:
                 self.programs += 1
-                self.operations += sum(name != "NOP" for name, _ in chosen)
+                self.operations += operations(verdict.program)
                 watch(verdict)
             if verdict.differences:
                 if not failing and verdict.kind in known:
@@ -96,7 +78,7 @@ class Differs(Exception):
     """Raised in the test that Hypothesis runs."""
 
 
-def shorten(judge: Judge, verdict: Verdict) -> Verdict:
+def shorten(judge: Judging, verdict: Verdict) -> Verdict:
     """Leaves records out as long as the program differs in the same way."""
     best, tries = verdict, 0
     size = max(1, len(best.program) // 2)
