@@ -40,15 +40,9 @@ def sometimes(draw: Any, one_in: int) -> bool:
     return bool(draw(st.integers(0, one_in - 1)) == one_in - 1)
 
 
-def span(draw: Any, within: int, most: int = 8) -> tuple[int, int]:
-    """A first page and a number of pages within a place."""
-    first = draw(st.integers(0, within - 1))
-    return first, draw(st.integers(1, min(most, within - first)))
-
-
 def place(draw: Any, registers: bool = True) -> tuple[dict[str, int], int, int]:
     """(fields for an address, its first page, how many pages may follow it there)."""
-    where = draw(st.sampled_from((0,) * 13 + ("stack",) + (tuple(SPANS) if registers else ())))
+    where = draw(st.sampled_from((0,) * 24 + ("stack",) + (tuple(SPANS) if registers else ())))
     if where == 0:
         first = draw(st.integers(0, ARENA_PAGES - 1))
         return {"addr": ARENA + first * PAGE}, first, ARENA_PAGES - first
@@ -63,7 +57,7 @@ def target(draw: Any, most: int = 12) -> dict[str, int]:
     """addr, base and len of an operation on a range; rarely what no call accepts."""
     fields, _, room = place(draw)
     pages = draw(st.integers(1, min(most, room)))
-    if sometimes(draw, 12):
+    if sometimes(draw, 20):
         pages = room
     length = pages * PAGE
     if sometimes(draw, 40):
@@ -79,7 +73,7 @@ def target(draw: Any, most: int = 12) -> dict[str, int]:
 
 def protection(draw: Any) -> int:
     """Most are what programs ask for."""
-    return int(draw(st.sampled_from((RW, RW, RW, R, RW, NONE, R, RX, W, RWX, 4, 6))))
+    return int(draw(st.sampled_from((RW, RW, RW, R, RW, RW, NONE, R, RX, W, RWX, RW, 4, 6, RW))))
 
 
 def backing(draw: Any) -> tuple[int, int, int]:
@@ -109,7 +103,7 @@ def mmap_extra(draw: Any) -> int:
 
 def mmap_at(draw: Any) -> Operation:
     """A mapping at a place: fixed, or a hint."""
-    fields = target(draw)
+    fields = target(draw, most=16)
     flags, file, offset = backing(draw)
     flags |= draw(st.sampled_from((FIXED, FIXED, FIXED, FIXED, NOREPLACE, NOREPLACE, 0, FIXED | NOREPLACE)))
     if "base" not in fields and fields["addr"] >= STACKS:
@@ -133,8 +127,8 @@ def mmap_anywhere(draw: Any) -> Operation:
 
 
 def munmap(draw: Any) -> Operation:
-    """munmap."""
-    return "MUNMAP", target(draw)
+    """munmap; of little, so that much stays."""
+    return "MUNMAP", target(draw, most=4)
 
 
 def mprotect(draw: Any) -> Operation:
@@ -191,7 +185,7 @@ def truncate(draw: Any) -> Operation:
 
 def spot(draw: Any) -> dict[str, int]:
     """addr and base of an access."""
-    if sometimes(draw, 8):
+    if sometimes(draw, 16):
         return {"addr": draw(st.integers(0, 40)) * PAGE, "base": HEAP}
     fields, _, _ = place(draw)
     return fields | {"addr": fields["addr"] + draw(st.sampled_from((0, 0, 1, 4095)))}
@@ -227,13 +221,13 @@ def move(draw: Any) -> Operation:
 
 
 WEIGHTS = {
-    mmap_at: 9, store: 5, touch: 6, load: 3, munmap: 4, mprotect: 5, mmap_anywhere: 3, madvise: 5, brk: 2, fork: 1, move: 1,
+    mmap_at: 9, store: 6, touch: 7, load: 4, munmap: 3, mprotect: 6, mmap_anywhere: 2, madvise: 6, brk: 2, fork: 1, move: 1,
 }
-LATER = {mremap: 4, truncate: 1}
+LATER: dict[Any, int] = {mremap: 5, truncate: 1}
 
 
 @st.composite
-def operations(draw: Any, only: Sequence[str] | None = None) -> Operation:
+def operation(draw: Any, only: Sequence[str] | None = None) -> Operation:
     """One operation."""
     choices = [make for make, weight in (WEIGHTS | LATER).items() for _ in range(weight)
                if only is None or make.__name__ in only]
@@ -241,6 +235,27 @@ def operations(draw: Any, only: Sequence[str] | None = None) -> Operation:
     return ("NOP", {}) if chosen == 0 else choices[chosen - 1](draw)
 
 
-def programs(only: Sequence[str] | None = None) -> st.SearchStrategy[list[Operation]]:
+@st.composite
+def beginning(draw: Any) -> list[Operation]:
+    """Mappings for what follows to work on: the arena, a stack, some through registers; each may be missing."""
+    out: list[Operation] = []
+    if draw(st.integers(0, 3)):
+        flags, file, offset = backing(draw) if sometimes(draw, 3) else (PRIVATE | ANONYMOUS, 0, 0)
+        prot = RW if draw(st.integers(0, 3)) else protection(draw)
+        out.append(("MMAP", {"addr": ARENA, "len": ARENA_PAGES * PAGE, "prot": prot, "flags": flags | FIXED,
+                             "value": file, "aux": offset}))
+    if sometimes(draw, 3):
+        out.append(("MMAP", {"addr": STACKS + 300 * PAGE, "len": 12 * PAGE, "prot": RW,
+                             "flags": PRIVATE | ANONYMOUS | FIXED | GROWSDOWN}))
+    if sometimes(draw, 3):
+        out.append(("BRK", {"addr": 30 * PAGE, "base": HEAP}))
+    out += [mmap_anywhere(draw) for _ in range(draw(st.integers(0, 4)))]
+    return out
+
+
+@st.composite
+def programs(draw: Any, only: Sequence[str] | None = None) -> list[Operation]:
     """Lists of operations; NOPs are what shrinking leaves of operations that do not matter."""
-    return st.lists(operations(only), min_size=LEAST_OPERATIONS, max_size=MAX_OPERATIONS)
+    first = draw(beginning())
+    rest = draw(st.lists(operation(only), min_size=LEAST_OPERATIONS, max_size=MAX_OPERATIONS - len(first)))
+    return first + rest
