@@ -13,7 +13,7 @@ What is asked for first is refused first, and the order is the kernel's (6.18; d
     ENOMEM  vm.max_map_count                     ENOMEM  RLIMIT_AS, overcommit, no VMA left
 
 A private mapping that may be written and is not MAP_NORESERVE is accounted (VM_ACCOUNT), which keeps it from merging
-with one that is not.  MAP_STACK asks for no huge pages, and so neither does a thread's stack merge with what is not one."""
+with one that is not.  MAP_STACK asks for no huge pages, which keeps a thread's stack from merging, too."""
 
 from libc.errno cimport EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
 
@@ -89,6 +89,8 @@ cdef inline i64 check_kind(u32 flags) noexcept nogil:
 
 
 cdef inline i64 fixed_area(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u32 flags) noexcept nogil:
+    if addr > <u64> -4096:
+        return <i64> addr               # IS_ERR_VALUE: an address that looks like an error is returned as one
     if addr > SHMM_TASK_SIZE - length:
         return -ENOMEM
     if addr & (SHMM_PAGE_SIZE - 1):

@@ -5,7 +5,7 @@ and given by the next write fault, except to a page that is exclusive already (k
 
 from libc.errno cimport EACCES, EINVAL, ENOMEM
 
-from shmm.arch.arch cimport a64, i64, ld32_relaxed, ld64_relaxed, cmpxchg64, mutant, u32, u64
+from shmm.arch.arch cimport a64, get32, i64, ld32_relaxed, ld64_relaxed, cmpxchg64, mutant, u32, u64
 from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH
 from shmm.layout cimport (
     SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL,
@@ -28,6 +28,7 @@ from shmm.mm.vma_tree cimport next_vma
 
 
 cdef enum:
+    NO_WRITENOTIFY = 0x800          # among the flags of a VMA: nobody need hear of the first write to a shared page
     PROT_RWX = 7
     PROT_SEM = 8                    # accepted, and means nothing
     PROT_GROWSDOWN = 0x01000000
@@ -44,7 +45,7 @@ cdef inline bint can_change_pte_writable(vcpu_t *c, u64 flags, u64 pte) noexcept
 cdef inline u64 pte_modify(vcpu_t *c, u64 pte, u64 flags) noexcept nogil:
     """The pte with the VMA's new permissions: page, accessed and dirty bits stay."""
     cdef u64 prot = vm_get_page_prot(flags)
-    if prot & SHMM_PTE_WRITE and not pte & SHMM_PTE_WRITE:
+    if prot & SHMM_PTE_WRITE and not pte & SHMM_PTE_WRITE and not flags & NO_WRITENOTIFY:
         prot &= ~SHMM_PTE_WRITE                 # a shared file page still waits for its first write
     if can_change_pte_writable(c, flags, pte):
         prot |= SHMM_PTE_WRITE
@@ -99,6 +100,12 @@ cdef inline i64 account_writable(vcpu_t *c, u32 vma, u64 start, u64 end, u64 *fl
     return 0
 
 
+cdef inline bint vma_wants_writenotify(vcpu_t *c, u32 vma) noexcept nogil:
+    """Whether a file system does; shared anonymous memory, and tmpfs, have nobody to tell."""
+    cdef u32 file = ld32_relaxed(&c.vmas[vma].file)
+    return file == 0 or not get32(&c.files[file].shmem)
+
+
 cdef inline i64 mprotect_fixup(vcpu_t *c, mm_t *mm, u32 vma, u64 start, u64 end, u64 new, u32 *covers) noexcept nogil:
     """Gives the part [start, end) of a VMA new flags.  covers: the VMA that holds the part afterwards."""
     cdef u64 old = ld64_relaxed(&c.vmas[vma].flags)
@@ -111,7 +118,7 @@ cdef inline i64 mprotect_fixup(vcpu_t *c, mm_t *mm, u32 vma, u64 start, u64 end,
         err = vma_modify_flags(c, mm, vma, start, end, new, covers)
     if err:
         return err
-    change_protection(c, mm, start, end, new)
+    change_protection(c, mm, start, end, new if vma_wants_writenotify(c, covers[0]) else new | NO_WRITENOTIFY)
     if old & (SHMM_VM_WRITE | SHMM_VM_SHARED | SHMM_VM_LOCKED) == SHMM_VM_LOCKED and new & SHMM_VM_WRITE:
         populate_vma_page_range(c, mm, covers[0], start, end)       # locked memory has no faults to come
     return 0
