@@ -57,12 +57,9 @@ def area_size(uint32_t blocks, uint64_t records):
     return HOST_BLOCK * (1 + <uint64_t> blocks) + in_blocks(records * sizeof(shmm_insn_t)) + 2 * in_blocks(records * 8)
 
 
-def fixed_addresses():
-    """Whether this process's addresses are the same each time; if not, whether its next exec will see to that."""
-    cdef int now = personality(0xffffffff)
-    if now & ADDR_NO_RANDOMIZE:
-        return True, True
-    return False, personality(<unsigned long> now | ADDR_NO_RANDOMIZE) >= 0
+def fix_addresses():
+    """From this process's next exec on its addresses are the same each time, if the system allows that."""
+    personality(<unsigned long> personality(0xffffffff) | ADDR_NO_RANDOMIZE)
 
 
 def zygote(int link, int memory, uint64_t size, uint64_t start_brk, uint64_t limit):
@@ -78,6 +75,7 @@ cdef class Control:
 
     cdef unsigned char[::1] memory
     cdef host_head_t *head
+    cdef uint64_t records, words, faults        # offsets; the head's own a program may have overwritten
     cdef readonly uint32_t blocks
     cdef readonly uint64_t capacity
 
@@ -88,11 +86,10 @@ cdef class Control:
         self.head = <host_head_t *> &memory[0]
         self.blocks = blocks
         self.capacity = records
-        self.head.blocks = blocks
-        self.head.size = memory.shape[0]
-        self.head.records = HOST_BLOCK * (1 + <uint64_t> blocks)
-        self.head.results = self.head.records + in_blocks(records * sizeof(shmm_insn_t))
-        self.head.faults = self.head.results + in_blocks(records * 8)
+        self.head.blocks, self.head.size = blocks, memory.shape[0]
+        self.records = HOST_BLOCK * (1 + <uint64_t> blocks)
+        self.words = self.records + in_blocks(records * sizeof(shmm_insn_t))
+        self.faults = self.words + in_blocks(records * 8)
         self.head.status = HOST_RUNNING         # until the zygote says that it is idle
 
     cdef host_block_t *block(self, uint32_t number) except NULL:
@@ -105,6 +102,8 @@ cdef class Control:
         cdef host_head_t *h = self.head
         cdef host_block_t *b
         cdef uint32_t i
+        h.size, h.blocks = self.memory.shape[0], self.blocks
+        h.records, h.results, h.faults = self.records, self.words, self.faults
         h.error = h.stop = h.go = h.ready = h.finished = 0
         h.barrier_count = h.barrier_gen = h.turn_wake = 0
         h.turn = h.clock_since = h.clock_ns = 0
@@ -130,9 +129,9 @@ cdef class Control:
         cdef uint64_t count = records.shape[0] // sizeof(shmm_insn_t)
         if first + count > self.capacity:
             raise ValueError(f"the programs have more records than the {self.capacity} that there is room for")
-        memcpy(<char *> self.head + self.head.records + first * sizeof(shmm_insn_t), &records[0], records.shape[0])
-        memset(<char *> self.head + self.head.results + first * 8, 0, count * 8)
-        memset(<char *> self.head + self.head.faults + first * 8, 0, count * 8)
+        memcpy(<char *> self.head + self.records + first * sizeof(shmm_insn_t), &records[0], records.shape[0])
+        memset(<char *> self.head + self.words + first * 8, 0, count * 8)
+        memset(<char *> self.head + self.faults + first * 8, 0, count * 8)
         b.first, b.len, b.task, b.countdown, b.rng, b.core = first, count, cpu, 64, seed, core
         b.reg[14], b.reg[15] = cpu, tasks
 
@@ -213,6 +212,6 @@ cdef class Control:
         cdef host_block_t *b = self.block(cpu)
         cdef char *base = <char *> self.head
         cdef uint64_t first = min(b.first, self.capacity)
-        cdef uint64_t n = min(b.len, self.capacity - first)
-        return (base[self.head.results + first * 8: self.head.results + (first + n) * 8],
-                base[self.head.faults + first * 8: self.head.faults + (first + n) * 8])
+        cdef uint64_t end = first + min(b.len, self.capacity - first)
+        return (base[self.words + first * 8: self.words + end * 8],
+                base[self.faults + first * 8: self.faults + end * 8])

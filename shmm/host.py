@@ -56,13 +56,15 @@ LOADED_SHIFT: Final = 48
 _PLACES = ("MM", "EXEC", "FORK", "EXIT")
 
 ZYGOTE = """
-import importlib.util, os, sys
+import importlib.util, os, resource, sys
 path, link, memory, size, limit, again = sys.argv[1], *map(int, sys.argv[2:])
 spec = importlib.util.spec_from_file_location("_host", path)
 host = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(host)
-fixed, soon = host.fixed_addresses()
-if soon and not fixed and not again:
+if not again:
+    host.fix_addresses()
+    limit = min(8 << 20, resource.getrlimit(resource.RLIMIT_STACK)[1] % 2**64)
+    resource.setrlimit(resource.RLIMIT_STACK, (limit, limit))       # without one, mappings grow upwards
     os.execv(sys.executable, sys.orig_argv[:-1] + ["1"])
 try:
     with open("/proc/self/oom_score_adj", "w") as score:
@@ -232,7 +234,10 @@ class Host:
         if self.control.status == "ended":
             pids = {1: self.control.pid(0)} if cpus > 1 else {
                 slot: self.control.pid(slot) for slot in range(1, self.control.blocks)}
-            spaces = {slot: look_at(pid, executor, look) for slot, pid in pids.items() if pid > 0}
+            try:
+                spaces = {slot: look_at(pid, executor, look) for slot, pid in pids.items() if pid > 0}
+            except (FileNotFoundError, ProcessLookupError):
+                status, message = "destroyed", "the program destroyed what executes one of its address spaces"
         return Outcome(
             status, message, results, beside & ((1 << LOADED_SHIFT) - 1), (beside >> LOADED_SHIFT).astype(np.uint8),
             states[0]["registers"], 1 if cpus > 1 else self.control.running, spaces, states,
@@ -245,7 +250,7 @@ class Host:
         where = f"record {states[0]['pc']} ({OPS[states[0]['op']] if states[0]['op'] < len(OPS) else '?'})"
         if status == "destroyed":
             slot, number, code = self.control.dead
-            how = _signal_name(number) if number else f"exit status {code}"
+            how = _signal_name(number) if number else f"exit status {code}" if code else "gone"
             return status, f"the program destroyed its executor at {where}: {how} in address space {slot}"
         if status == "deadline":
             return status, f"the program was still at {where} when its time was over"

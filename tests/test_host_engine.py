@@ -343,6 +343,30 @@ def test_a_program_that_destroys_its_executor_is_reported(host):
     assert host.execute(Program()).maps == host.maps()
 
 
+def test_a_fork_without_its_executor_is_reported(host):
+    p = Program()
+    p.madvise(1 << 40, 1 << 16, DONTFORK)
+    p.fork(2)
+    p.mm(2)
+    outcome = host.execute(p, seconds=60)
+    assert outcome.status == "destroyed" and " at record 2 (MM): " in outcome.message
+    assert descendants(host.process.pid) == [] and host.execute(Program()).status == "done"
+
+
+def test_a_program_that_overwrites_what_executes_it_harms_nobody_else(host):
+    bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    state = (1 << 40) + (1 + 3) * 65536                 # of address space 3, which would say which process it is
+    p = Program()
+    for at in range(0, 1024, 4):
+        for number, byte in enumerate(bystander.pid.to_bytes(4, "little")):
+            p.store(state + at + number, byte)
+    assert host.execute(p, look=False).results[:-1].tolist() == [0] * 1024
+    host.execute(Program())
+    assert bystander.poll() is None
+    bystander.communicate(b"\n")
+    assert bystander.returncode == 0
+
+
 def test_a_program_that_does_not_end_is_ended(host):
     p = Program()
     p.fork(2)

@@ -103,7 +103,7 @@ static void host_end(host_block_t *c, uint32_t outcome)
 __attribute__((noreturn)) static void host_conclude(void)
 {
 	host_put(&host_head()->status, HOST_ENDED);
-	raw2(SYS_kill, host_head()->zygote, SIGUSR1);
+	raw2(SYS_kill, raw0(SYS_getppid), SIGUSR1);
 	host_park();
 }
 
@@ -146,7 +146,7 @@ __attribute__((noreturn)) static void host_threads(void)
 		if (err < 0) {
 			h->error = (uint32_t)-err;
 			host_put(&h->status, HOST_REFUSED);
-			raw2(SYS_kill, h->zygote, SIGUSR1);
+			raw2(SYS_kill, raw0(SYS_getppid), SIGUSR1);
 			host_park();
 		}
 	}

@@ -41,12 +41,19 @@ static void host_close_files(void)
 	h->nfiles = 0;
 }
 
+/* Whether it is a child of ours.  What lies in the area a program may have overwritten, and no other process shall be
+ * killed because of that. */
+static int host_is_child(int32_t pid)
+{
+	return pid > 0 && raw5(SYS_waitid, P_PID, pid, 0, WEXITED | WNOHANG | WNOWAIT, 0) == 0;
+}
+
 /* Kills every process of the run and reaps it. */
 static void host_kill_all(void)
 {
 	host_head_t *h = host_head();
 	for (uint32_t n = 0; n < h->blocks; n++) {
-		if (host_block(n)->pid > 0)
+		if (host_is_child(host_block(n)->pid))
 			raw2(SYS_kill, host_block(n)->pid, SIGKILL);
 		host_block(n)->pid = 0;
 	}
@@ -67,6 +74,11 @@ static void host_enter(enum host_switch how, uint32_t number)
 		return;
 	}
 	h->running = number;
+	if (!host_is_child(b->pid)) {           /* it died before anyone knew it: its fork lacked what executes it */
+		h->dead_block = number;
+		host_put(&h->status, HOST_DESTROYED);
+		return;
+	}
 	host_put(&b->wake, 1);
 	host_wake(&b->wake);
 }
