@@ -55,7 +55,7 @@ def machine():
     (errno.EINVAL, 0, PAGE, RW, PRIVATE | GROWSDOWN, 1, 0),             # only private anonymous memory grows
     (errno.EINVAL, 0, PAGE, RW, SHARED | ANON | GROWSDOWN, 0, 0),
     (errno.EOVERFLOW, 0, PAGE, RW, PRIVATE, 1, 2**64 - PAGE),
-    (errno.EOVERFLOW, 0, 2 * PAGE, RW, PRIVATE, 1, 0xffffffff000 - PAGE),
+    (errno.EOVERFLOW, 0, 2 * PAGE, RW, PRIVATE, 1, 0x7fff_ffff_ffff_f000),
     (errno.EINVAL, 0, PAGE, RW, VALIDATE | GROWSDOWN, 1, 0),
 ])
 def test_which_error_comes_first(machine, number, addr, length, prot, flags, file, offset):
