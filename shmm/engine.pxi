@@ -10,8 +10,8 @@ from shmm cimport layout as L
 from shmm.arch.arch cimport get32, get64, i64, ld32_relaxed, ld64_relaxed, now_ns, put64, st32_relaxed, u8, u32, u64
 from shmm.exec.interpreter cimport run_program, run_t
 from shmm.exec.syscall cimport (
-    sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_map_special, sys_mmap, sys_mprotect, sys_munmap,
-    sys_switch,
+    sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_map_special, sys_mmap, sys_mprotect, sys_mremap,
+    sys_munmap, sys_switch,
 )
 from shmm.exec.user cimport user_copy, user_load, user_probe, user_store
 from shmm.layout cimport seg_t, vcpu_t, vcpu_bind
@@ -47,7 +47,7 @@ cdef extern from "layout_fields.h" nogil:
 GEOMETRY = ("ncpu", "nmm", "nvma", "nanon", "nfile", "ncache", "nframe", "ninsn")
 POLICY = ("scheme", "walk_policy", "table_free_policy", "ipi_policy", "force_speculation", "zeroing", "paranoid",
           "fault_around", "shared_core", "queued_spinlocks", "rcu_poll_every", "nnode", "stack_growth", "thp_align",
-          "max_map_count", "rlimit_as", "rlimit_stack", "totalram")
+          "max_map_count", "rlimit_as", "rlimit_stack", "totalram", "fast_mremap")
 
 
 def layout_fields():
@@ -103,12 +103,12 @@ cdef int fill_header(seg_t *g, geometry, policy) except -1:
                    "zeroing": 1, "paranoid": 0, "fault_around": 16, "shared_core": 0, "queued_spinlocks": 0,
                    "rcu_poll_every": 64, "nnode": 1, "cpu_node": b"", "stack_growth": 0, "thp_align": 0,
                    "max_map_count": L.SHMM_MAX_MAP_COUNT, "rlimit_as": 0, "rlimit_stack": L.SHMM_RLIMIT_STACK,
-                   "totalram": 0}
+                   "totalram": 0, "fast_mremap": 0}
     p.update(policy)
     (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn) = [geometry[k] for k in GEOMETRY]
     (g.scheme, g.walk_policy, g.table_free_policy, g.ipi_policy, g.force_speculation, g.zeroing, g.paranoid,
      g.fault_around, g.shared_core, g.queued_spinlocks, g.rcu_poll_every, g.nnode, g.stack_growth,
-     g.thp_align, g.max_map_count, g.rlimit_as, g.rlimit_stack, g.totalram) = [p[k] for k in POLICY]
+     g.thp_align, g.max_map_count, g.rlimit_as, g.rlimit_stack, g.totalram, g.fast_mremap) = [p[k] for k in POLICY]
     for cpu, node in enumerate(p["cpu_node"]):
         g.cpu_node[cpu] = node
     segment_layout(g)
@@ -207,6 +207,11 @@ cdef class Cpu:
         """0 or a negative errno."""
         self.wake()
         return self.rest(sys_madvise(&self.c, addr, length, advice))
+
+    def mremap(self, u64 addr, u64 old_len, u64 new_len, u32 flags, u64 new_addr=0):
+        """The new address, or a negative errno."""
+        self.wake()
+        return self.rest(sys_mremap(&self.c, addr, old_len, new_len, flags, new_addr))
 
     def brk(self, u64 addr):
         """The heap's end after the call; the old one if it could not be moved."""

@@ -57,6 +57,7 @@ enum { SHMM_SCHEME_MMAP_LOCK = 0, SHMM_SCHEME_SPF = 1 };
 enum { SHMM_WALK_IRQ = 0, SHMM_WALK_RCU = 1 };                /* speculative_page_walk_begin */
 enum { SHMM_TABLE_FREE_IPI = 0, SHMM_TABLE_FREE_RCU = 1 };    /* MMU_GATHER_RCU_TABLE_FREE */
 enum { SHMM_IPI_MAILBOX = 0, SHMM_IPI_SIGNAL = 1 };
+enum { SHMM_FAST_MREMAP_SINGLE = 0, SHMM_FAST_MREMAP_OFF = 1, SHMM_FAST_MREMAP_LOCKED = 2 };   /* mremap, whole pmds */
 
 /* The state word of a CPU (cpu_t.state), written by its owner only:
  *
@@ -279,6 +280,7 @@ typedef struct {
 	uint32_t scheme, walk_policy, table_free_policy, ipi_policy;
 	uint32_t force_speculation, zeroing, paranoid, fault_around;     /* fault_around: pages, 1 is off */
 	uint32_t shared_core, queued_spinlocks;    /* more CPUs than cores; see mm/spinlock.pxd */
+	uint32_t fast_mremap;                      /* SHMM_FAST_MREMAP_*: mm/move_page_tables.pxd */
 	uint32_t rcu_poll_every;                   /* of so many polls for RCU, one looks at every CPU's state */
 	uint32_t stack_growth;                     /* VMAs with VM_GROWSDOWN grow, with a guard gap below (mm/stack.pxd) */
 	uint32_t thp_align;                        /* mappings of whole 2 MiB begin at a boundary (mm/find_vma.pxd) */

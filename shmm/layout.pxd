@@ -41,6 +41,7 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_SCHEME_MMAP_LOCK, SHMM_SCHEME_SPF
     const u32 SHMM_WALK_IRQ, SHMM_WALK_RCU
     const u32 SHMM_TABLE_FREE_IPI, SHMM_TABLE_FREE_RCU
+    const u32 SHMM_FAST_MREMAP_SINGLE, SHMM_FAST_MREMAP_OFF, SHMM_FAST_MREMAP_LOCKED
     const u32 SHMM_IPI_MAILBOX, SHMM_IPI_SIGNAL
     const u32 SHMM_FRAME_FREE, SHMM_FRAME_ANON, SHMM_FRAME_FILE, SHMM_FRAME_TABLE, SHMM_FRAME_ZERO
     ctypedef struct spinlock_t:
@@ -209,7 +210,7 @@ cdef extern from "layout.h" nogil:
         u32 paranoid
         u32 fault_around
         u32 shared_core, queued_spinlocks
-        u32 rcu_poll_every
+        u32 fast_mremap, rcu_poll_every
         u32 stack_growth, thp_align, max_map_count, rlimit_as, rlimit_stack, totalram
         u32 creator_pid
         u64 creator_start
@@ -276,7 +277,8 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2, SHMM_C_SPF_ABORT_USERFAULTFD
     const u32 SHMM_C_SPF_ABORT_FAULT, SHMM_C_SPF_ABORT_SWAP, SHMM_C_SPF_ATTEMPT_ANON, SHMM_C_SPF_ATTEMPT_NUMA
     const u32 SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_syscalls, SHMM_C_mmap, SHMM_C_munmap
-    const u32 SHMM_C_mprotect, SHMM_C_brk, SHMM_C_madvise, SHMM_C_fork, SHMM_C_probe_speculated, SHMM_C_probe_locked
+    const u32 SHMM_C_mprotect, SHMM_C_brk, SHMM_C_madvise, SHMM_C_fork, SHMM_C_mremap
+    const u32 SHMM_C_ptes_moved, SHMM_C_pmds_moved, SHMM_C_probe_speculated, SHMM_C_probe_locked
     const u32 SHMM_C_pgalloc, SHMM_C_pgfree, SHMM_C_nr_page_table_pages, SHMM_C_pgreuse, SHMM_C_pgcopy
     const u32 SHMM_C_zone_refill, SHMM_C_zone_drain, SHMM_C_lru_drain, SHMM_C_charge_refill, SHMM_C_tlb_hit
     const u32 SHMM_C_tlb_hit_l2, SHMM_C_tlb_miss, SHMM_C_nr_tlb_local_flush_one, SHMM_C_nr_tlb_local_flush_all

@@ -119,6 +119,13 @@ class Machine:
         """madvise(2); advice: a constant of Python's mmap module, such as MADV_DONTNEED."""
         _checked(self._cpu(cpu).madvise(addr, length, advice))
 
+    def mremap(
+        self, addr: int, old: int, new: int, flags: int, new_addr: int | None = None, *, cpu: int = 0,
+    ) -> int:
+        """Resizes or moves the mapping of `old` bytes to `new` bytes and returns where it is.
+        flags: 1 MREMAP_MAYMOVE, 2 MREMAP_FIXED, 4 MREMAP_DONTUNMAP; new_addr: for the latter two."""
+        return _checked(self._cpu(cpu).mremap(addr, old, new, flags, new_addr or 0))
+
     def brk(self, addr: int = 0, *, cpu: int = 0) -> int:
         """Moves the end of the heap to addr and returns where it is; 0 only asks."""
         end = _checked(self._cpu(cpu).brk(addr))

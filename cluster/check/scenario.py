@@ -33,6 +33,7 @@ FIXED = 0x10
 ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 ANON_FIXED = ANON | FIXED
 SHARED_FIXED = SHARED | FIXED
+MOVE_FIXED = 1 | 2                  # MREMAP_MAYMOVE, MREMAP_FIXED
 GROWSDOWN = 0x100
 DONTNEED = 4
 TABLE = 512 * PAGE                  # what one page-table page maps

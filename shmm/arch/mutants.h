@@ -55,6 +55,9 @@
 	X(FLUSH_BEFORE_ZAP, "flush", "translations are flushed before the pte is cleared, and not after") \
 	X(MPROTECT_NO_FLUSH, "flush", "mprotect does not flush") \
 	X(ZAP_NO_LOCK, "flush", "ptes are zapped without their lock") \
+	X(MREMAP_NO_FLUSH, "flush", "mremap does not flush the old addresses") \
+	X(MREMAP_NO_PTL, "spf", "mremap moves ptes without their locks") \
+	X(MREMAP_PMD_MOVE, "spf", "mremap moves a whole page table without its lock although others may speculate") \
 	X(RCU_READER_IGNORED, "lock", "a grace period does not wait for readers") \
 	X(RWSEM_NO_WAKE, "lock", "whoever releases a rwsem wakes nobody") \
 	X(RWSEM_READERS_IGNORED, "lock", "a writer takes a rwsem that readers hold") \

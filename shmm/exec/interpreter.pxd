@@ -14,12 +14,13 @@ from shmm.arch.arch cimport (
 from shmm.layout cimport (
     SHMM_C_ops, SHMM_C_unexpected, SHMM_OP_BARRIER, SHMM_OP_BRK, SHMM_OP_CLOCK, SHMM_OP_DJNZ, SHMM_OP_END,
     SHMM_OP_EXEC, SHMM_OP_EXIT, SHMM_OP_FETCH, SHMM_OP_FORK, SHMM_OP_JMP, SHMM_OP_LEA, SHMM_OP_LOAD, SHMM_OP_MADVISE,
-    SHMM_OP_MM, SHMM_OP_MMAP, SHMM_OP_MPROTECT, SHMM_OP_MUNMAP, SHMM_OP_NEXT, SHMM_OP_NOP, SHMM_OP_OPS,
+    SHMM_OP_MM, SHMM_OP_MMAP, SHMM_OP_MPROTECT, SHMM_OP_MREMAP, SHMM_OP_MUNMAP, SHMM_OP_NEXT, SHMM_OP_NOP, SHMM_OP_OPS,
     SHMM_OP_PROBE, SHMM_OP_RAND, SHMM_OP_STORE, SHMM_OP_TOUCH, SHMM_OP_TURN, SHMM_OPF_COUNT, SHMM_OPF_EXPECT,
     SHMM_OPF_MAY_FAIL, SHMM_OPF_WRITE, SHMM_REGS, SHMM_STOPPED, shmm_insn_t, vcpu_t,
 )
 from shmm.exec.syscall cimport (
-    has_mm, sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_munmap,
+    has_mm, sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_mremap,
+    sys_munmap,
 )
 from shmm.exec.user cimport user_load, user_probe, user_store
 from shmm.mm.call_rcu cimport rcu_poll
@@ -198,9 +199,12 @@ cdef inline i64 execute_syscall(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 a
         return sys_madvise(c, addr, length, <u32> i.value)
     if i.op == SHMM_OP_PROBE:
         return user_probe(c, addr)
-    if i.op != SHMM_OP_BRK:
+    if i.op == SHMM_OP_MREMAP:
+        ret = sys_mremap(c, addr, length, i.count, i.flags, i.aux)
+    elif i.op == SHMM_OP_BRK:
+        ret = sys_brk(c, addr)
+    else:
         return -ENOSYS
-    ret = sys_brk(c, addr)
     r.reg[i.dst] = <u64> ret
     return ret
 

@@ -4,8 +4,8 @@ Results are the kernel's: an address or 0, or a negative errno.  Every call is c
 
 from shmm.arch.arch cimport SHMM_EXC_SYSCALL, exception_entry, i64, ld32_relaxed, u32, u64
 from shmm.layout cimport (
-    SHMM_C_brk, SHMM_C_fork, SHMM_C_madvise, SHMM_C_mmap, SHMM_C_mprotect, SHMM_C_munmap, SHMM_C_syscalls,
-    vcpu_t,
+    SHMM_C_brk, SHMM_C_fork, SHMM_C_madvise, SHMM_C_mmap, SHMM_C_mprotect, SHMM_C_mremap, SHMM_C_munmap,
+    SHMM_C_syscalls, vcpu_t,
 )
 from shmm.mm.brk cimport vm_brk
 from shmm.mm.call_rcu cimport rcu_poll
@@ -15,6 +15,7 @@ from shmm.mm.madvise cimport vm_madvise
 from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave, mm_switch
 from shmm.mm.mmap cimport MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE, vm_map_special, vm_mmap
 from shmm.mm.mprotect cimport vm_mprotect
+from shmm.mm.mremap cimport vm_mremap, vrm_t
 from shmm.mm.munmap cimport page_align, vm_munmap
 from shmm.mm.populate cimport mm_populate
 from shmm.mm.vmstat cimport count_vm_event
@@ -59,6 +60,22 @@ cdef inline i64 sys_mprotect(vcpu_t *c, u64 addr, u64 length, u32 prot) noexcept
 cdef inline i64 sys_madvise(vcpu_t *c, u64 addr, u64 length, u32 advice) noexcept nogil:
     syscall_enter(c, SHMM_C_madvise)
     return syscall_exit(c, vm_madvise(c, current_mm(c), addr, length, advice))
+
+
+cdef inline i64 sys_mremap(vcpu_t *c, u64 addr, u64 old_len, u64 new_len, u32 flags, u64 new_addr) noexcept nogil:
+    cdef vrm_t r
+    cdef i64 ret
+    syscall_enter(c, SHMM_C_mremap)
+    r.mm = current_mm(c)
+    r.addr = addr
+    r.old_len = old_len
+    r.new_len = new_len
+    r.flags = flags
+    r.new_addr = new_addr
+    ret = syscall_exit(c, vm_mremap(c, &r))
+    if ret >= 0 and r.populate:
+        mm_populate(c, r.mm, <u64> ret + r.new_len - r.populate, <u64> ret + r.new_len)
+    return ret
 
 
 cdef inline i64 sys_brk(vcpu_t *c, u64 brk) noexcept nogil:

@@ -45,7 +45,9 @@ Lock order of the whole memory manager, outermost first (a lock may be taken whi
     mmap_lock                     rwsem; sleeps
       notifier_lock               percpu_rwsem; speculators only try
         page_table_lock           per mm: installs of upper tables, anon_vma_prepare
-          ptl                     per page table; speculators only try (their interrupts are off)
+          ptl                     per page table; speculators only try (their interrupts are off).  mremap takes
+                                  a second inside one, old before new: nobody else holds two, and mmap_lock,
+                                  held for write, keeps out another mremap of the same tables
             lru_lock              of one node at a time
             zone.lock, vma_pool.lock, anon_pool.lock, cache_lock     innermost, never nested in one another
     rwsem.wait_lock               inside nothing, holds nothing
@@ -56,8 +58,8 @@ that has interrupts off, so a speculator that waited for that ptl would wait for
 who only tries is never in line."""
 
 from shmm.arch.arch cimport (
-    SHMM_LOCK_FREED, SHMM_LOCK_TRIED, SHMM_LOCK_WAIT, cmpxchg32_acquire, cmpxchg32_relaxed, cpu_relax, ld32_acquire,
-    ld32_relaxed, lockdep_event, mutant, st32_relaxed, st32_release, u32, xchg32,
+    SHMM_LOCK_FREED, SHMM_LOCK_NESTED, SHMM_LOCK_TRIED, SHMM_LOCK_WAIT, cmpxchg32_acquire, cmpxchg32_relaxed, cpu_relax,
+    ld32_acquire, ld32_relaxed, lockdep_event, mutant, st32_relaxed, st32_release, u32, xchg32,
 )
 from shmm.arch.mutants cimport (
     SHMM_M_MCS_HANDOFF, SHMM_M_MCS_NODE_LATE, SHMM_M_SPIN_RELAXED, SHMM_M_UNLOCK_RELAXED,
@@ -162,6 +164,14 @@ cdef inline void spin_lock_slowpath(vcpu_t *c, spinlock_t *lock) noexcept nogil:
 
 cdef inline void spin_lock(vcpu_t *c, spinlock_t *lock) noexcept nogil:
     lockdep_event(lock, SHMM_LOCK_WAIT)
+    # acquire: pairs with the release in give_back
+    if cmpxchg32_acquire(&lock.owner, 0, c.id + 1) != 0 or not is_our_turn(c, lock):
+        spin_lock_slowpath(c, lock)
+
+
+cdef inline void spin_lock_nested(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    """Inside one other lock of the same kind; the order of the two is the caller's."""
+    lockdep_event(lock, SHMM_LOCK_NESTED)
     # acquire: pairs with the release in give_back
     if cmpxchg32_acquire(&lock.owner, 0, c.id + 1) != 0 or not is_our_turn(c, lock):
         spin_lock_slowpath(c, lock)
