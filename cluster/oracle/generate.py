@@ -223,7 +223,7 @@ def move(draw: Any) -> Operation:
 WEIGHTS = {
     mmap_at: 9, store: 6, touch: 7, load: 4, munmap: 3, mprotect: 6, mmap_anywhere: 2, madvise: 6, brk: 2, fork: 1, move: 1,
 }
-LATER: dict[Any, int] = {}
+LATER: dict[Any, int] = {mremap: 5}
 
 
 @st.composite
