@@ -308,9 +308,11 @@ cdef class Cpu:
         return self.rest(sys_switch(&self.c, mm, begins))
 
     def map_special(self, u64 start, u64 end, u64 flags, u32 file=0, u64 offset=0):
-        """A mapping with exactly these VM_* flags that is merged with nothing.  0 or a negative errno."""
+        """A mapping with exactly these VM_* flags that is merged with nothing; without a file its offset is its
+        address.  0 or a negative errno."""
         self.wake()
-        return self.rest(sys_map_special(&self.c, start, end, flags, file, offset >> L.SHMM_PAGE_SHIFT))
+        return self.rest(sys_map_special(&self.c, start, end, flags, file,
+                                         (offset if file else start) >> L.SHMM_PAGE_SHIFT))
 
     def exit(self):
         """Leaves the current address space; the last CPU out frees it."""

@@ -315,10 +315,8 @@ class Machine:
         """The thread of a forked machine exits."""
         if not self._cpus:
             return
-        if self._threads[0]:
-            self._cpu(0).exit()
-            self._origin._running[0] = 0
-        elif not self.segment.view("mm")[self.mm]["users"] and self.mm in self._in_use():    # never run by anyone
+        unused = self.mm in self._in_use() and not self.segment.view("mm")[self.mm]["users"]
+        if self._threads[0] or unused:
             self._cpu(0).exit()
             self._origin._running[0] = 0
         self._cpus = []

@@ -13,7 +13,7 @@ What is asked for first is refused first, and the order is the kernel's (6.18; d
     ENOMEM  vm.max_map_count                     ENOMEM  RLIMIT_AS, overcommit, no VMA left
 
 A private mapping that may be written and is not MAP_NORESERVE is accounted (VM_ACCOUNT), which keeps it from merging
-with one that is not.  MAP_STACK asks for no huge pages, and so neither does a thread's stack merge with what is not one."""
+with one that is not.  MAP_STACK asks for no huge pages, which keeps a thread's stack from merging, too."""
 
 from libc.errno cimport EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
 
@@ -52,6 +52,7 @@ cdef enum:
     MAP_NONBLOCK = 0x10000
     MAP_STACK = 0x20000
     MAP_FIXED_NOREPLACE = 0x100000
+    FILE_MAX = 0x7fffffffffffffff   # MAX_LFS_FILESIZE
     MAP_VALID = 0x7c07f9f3          # LEGACY_MAP_MASK: what MAP_SHARED_VALIDATE accepts
 
 
@@ -89,6 +90,8 @@ cdef inline i64 check_kind(u32 flags) noexcept nogil:
 
 
 cdef inline i64 fixed_area(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u32 flags) noexcept nogil:
+    if addr > <u64> -4096:
+        return <i64> addr               # IS_ERR_VALUE: an address that looks like an error is returned as one
     if addr > SHMM_TASK_SIZE - length:
         return -ENOMEM
     if addr & (SHMM_PAGE_SIZE - 1):
@@ -110,11 +113,6 @@ cdef inline bint fits_huge_pages(vcpu_t *c, u64 length, u32 flags, bint hinted, 
     elif get32(&c.files[file].shmem):
         return False
     return offset + length >= ((offset + size - 1) & ~(size - 1)) + size
-
-
-cdef inline u64 file_max(vcpu_t *c, u32 file) noexcept nogil:
-    """Bytes that a file may have at most: on tmpfs, and on ext4."""
-    return 0x7fffffffffffffffULL if get32(&c.files[file].shmem) else 0xffffffff000ULL
 
 
 cdef inline bint hint_is_free(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u64 limit) noexcept nogil:
@@ -226,7 +224,7 @@ cdef inline i64 do_mmap(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u32 prot, u32
     if ret < 0:
         return ret
     addr = <u64> ret
-    if not flags & MAP_ANONYMOUS and pgoff > (file_max(c, file) - length) >> SHMM_PAGE_SHIFT:
+    if not flags & MAP_ANONYMOUS and pgoff > (FILE_MAX - length) >> SHMM_PAGE_SHIFT:
         return -EOVERFLOW
     ret = check_kind(flags)
     if ret < 0:
