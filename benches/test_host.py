@@ -1,4 +1,4 @@
-"""The workloads on the host's own kernel, beside the emulated schemes of test_schemes.py: the same programs and sizes."""
+"""The workloads on the host's own kernel: the programs and sizes of test_schemes.py, to stand beside them."""
 
 import pytest
 from conftest import CLOCK
