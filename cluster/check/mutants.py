@@ -55,6 +55,7 @@ PLANS: dict[str, Plan] = {
     "SPLIT_REFS_LATE": Plan(("huge_split",)),
     "DEPOSIT_FREE_NOW": Plan(("collapse_dontneed",), variants=("rcu",)),
     "COLLAPSE_NO_FLUSH": Plan(("store_collapse", "gup_collapse", "collapse_dontneed")),
+    "COLLAPSE_TWICE": Plan(("two_collapses",)),
     "GUP_IRQ_ON": Plan(("gup_munmap",)),
     "GUP_NO_RECHECK": Plan(("gup_munmap", "gup_copy")),
     "VMA_FREE_NOW": Plan(("reader_across_grace",)),

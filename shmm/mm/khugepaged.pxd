@@ -38,7 +38,7 @@ from libc.errno cimport EAGAIN, EINVAL, ENOMEM
 from shmm.arch.arch cimport (
     a64, clear_page, copy_page, find_word, i64, ld32_relaxed, ld64_relaxed, mutant, st64_relaxed, u8, u32, u64, xchg64,
 )
-from shmm.arch.mutants cimport SHMM_M_COLLAPSE_NO_FLUSH
+from shmm.arch.mutants cimport SHMM_M_COLLAPSE_NO_FLUSH, SHMM_M_COLLAPSE_TWICE
 from shmm.layout cimport (
     SHMM_COLLAPSE_READ, SHMM_C_nr_anon_transparent_hugepages, SHMM_C_thp_collapse_alloc,
     SHMM_C_thp_collapse_alloc_failed, SHMM_HPAGE_SIZE, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE,
@@ -82,6 +82,17 @@ cdef inline bint vma_can_collapse(vcpu_t *c, u32 vma) noexcept nogil:
             and hpage_start(vma_end(c, vma)) >= hpage_start(vma_start(c, vma) + SHMM_HPAGE_SIZE - 1) + SHMM_HPAGE_SIZE)
 
 
+cdef inline u64 pmd_at_rest(vcpu_t *c, collapse_t *job) noexcept nogil:
+    """The entry, 0 if even upper tables are missing.  With the lock held for read it may be 0 in somebody's collapse,
+    which page_table_lock waits for."""
+    cdef u64 pmd = get_entry(job.pmd) if job.pmd != NULL else 0
+    if pmd == 0 and job.pmd != NULL and c.g.collapse_policy == SHMM_COLLAPSE_READ:
+        spin_lock(c, &job.mm.page_table_lock)
+        pmd = ld64_relaxed(job.pmd)
+        spin_unlock(&job.mm.page_table_lock)
+    return pmd
+
+
 cdef inline i64 scan_pmd(vcpu_t *c, collapse_t *job, u64 *vm_flags) noexcept nogil:
     """mmap_lock held.  0, SCAN_PMD_MAPPED, or why not."""
     cdef u32 vma = vma_lookup(c, job.mm, job.start)
@@ -91,7 +102,7 @@ cdef inline i64 scan_pmd(vcpu_t *c, collapse_t *job, u64 *vm_flags) noexcept nog
         return -EINVAL
     vm_flags[0] = ld64_relaxed(&c.vmas[vma].flags)
     job.pmd = find_pmd(c, job.mm, job.start)
-    job.old = get_entry(job.pmd) if job.pmd != NULL else 0
+    job.old = pmd_at_rest(c, job)
     if job.old == 0:
         return -EINVAL
     return SCAN_PMD_MAPPED if pmd_trans_huge(job.old) else 0
@@ -163,6 +174,11 @@ cdef inline i64 collapse_copy(vcpu_t *c, collapse_t *job, mmu_gather_t *tlb) noe
     return HPAGE_PMD_NR - copied
 
 
+cdef inline bint still_a_table(collapse_t *job) noexcept nogil:
+    """Under page_table_lock: nobody else has collapsed it, as another reader of mmap_lock may have."""
+    return ld64_relaxed(job.pmd) == job.old or mutant(SHMM_M_COLLAPSE_TWICE)
+
+
 cdef inline void pmdp_collapse_flush(vcpu_t *c, collapse_t *job) noexcept nogil:
     """Step 4.  page_table_lock held."""
     job.old = xchg64(job.pmd, 0)
@@ -178,6 +194,9 @@ cdef inline i64 collapse_huge_page(vcpu_t *c, collapse_t *job, u64 vm_flags) noe
     cdef i64 grown = 0
     cdef i64 err
     spin_lock(c, &job.mm.page_table_lock)
+    if not still_a_table(job):
+        spin_unlock(&job.mm.page_table_lock)
+        return -EAGAIN
     pmdp_collapse_flush(c, job)
     if not job.by_read:
         spin_unlock(&job.mm.page_table_lock)
