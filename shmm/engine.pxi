@@ -103,7 +103,8 @@ cdef int fill_header(seg_t *g, geometry, policy) except -1:
     (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn, g.nhuge) = [
         geometry.get(k, 0) for k in GEOMETRY]
     (g.scheme, g.walk_policy, g.table_free_policy, g.ipi_policy, g.force_speculation, g.zeroing, g.paranoid,
-     g.fault_around, g.shared_core, g.queued_spinlocks, g.thp, g.collapse_policy, g.rcu_poll_every, g.nnode) = [p[k] for k in POLICY]
+     g.fault_around, g.shared_core, g.queued_spinlocks, g.thp, g.collapse_policy, g.rcu_poll_every, g.nnode) = [
+        p[k] for k in POLICY]
     for cpu, node in enumerate(p["cpu_node"]):
         g.cpu_node[cpu] = node
     segment_layout(g)

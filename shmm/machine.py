@@ -72,8 +72,8 @@ class Machine:
         table_free: str = "ipi", ipi: str = "mailbox", address_spaces: int = 8, huge_pages: int = 0, **policy: Any,
     ) -> None:
         """memory: for data pages, in bytes or as 64MiB; page tables come on top.  address_spaces: how many
-        may exist at once.  huge_pages: set aside on top, for thp="always" and MADV_COLLAPSE.  The policies are those of shmm.policy.resolve_policy; nnode and cpu_node
-        are Segment.create's.
+        may exist at once.  huge_pages: set aside on top, for thp="always" and MADV_COLLAPSE.  The policies are
+        those of shmm.policy.resolve_policy; nnode and cpu_node are Segment.create's.
 
         Raises ValueError for what makes no machine, SegmentError if /dev/shm is too small."""
         if ipi == "signal":

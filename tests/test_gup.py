@@ -87,7 +87,7 @@ def test_a_program_gets_the_byte_as_register_and_result():
     assert p.text().splitlines()[0].split()[0] == "GUP"
 
 
-# ---- what a pin does to others ----------------------------------------------------------------------------------------
+# ---- what a pin does to others --------------------------------------------------------------------------------------
 
 class Pinned:
     """CPU a has pinned the page at ARENA, in which it wrote a P, and is about to read it, when b acts."""
@@ -178,7 +178,7 @@ def test_a_huge_page_that_is_zapped_stays_while_a_part_is_pinned(pinned):
     assert pinned.read_while(zap) == ord("P") and int(pool["free"]) == 1
 
 
-# ---- which checks are needed ------------------------------------------------------------------------------------------
+# ---- which checks are needed ----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("scenario", "mutant", "variant"), [
     ("fault_collapse", "PMD_SAME", "base"), ("fault_collapse", "PMD_SAME", "rcu"), ("fault_collapse", "SEQ1", "base"),

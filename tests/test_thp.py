@@ -1,4 +1,4 @@
-"""Huge pages: who gets one, what splits it, what takes it away whole, what copies it, and what collapse makes of a table.
+"""Huge pages: who gets one, what splits it, takes it away whole or copies it, and what collapse makes of a table.
 
 What is expected of faults and of madvise's results was tried on Linux 6.18."""
 
@@ -308,17 +308,19 @@ def test_collapse_of_what_fork_has_shared_leaves_the_child_its_pages(single):
 # ---- the machine ----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("field", "said"), [
-    ("pmd_huge_pte", "tables deposited"), ("refs", "frame references"), ("entry", "half split"), ("vma", "beyond its VMA"),
+    ("pmd_huge_pte", "tables deposited"), ("refs", "frame references"), ("entry", "half split"),
+    ("vma", "beyond its VMA"),
 ])
 def test_the_invariants_notice(m, field, said):
     m.touch(ARENA, PAGE)
     seg, mm, frames = m.segment.view("seg"), m.segment.view("mm"), m.segment.view("frame")
     entries = m.segment.view("memory").view("i8")
     head = int(seg["frame_end"]) - 4 * 512
-    pmd = [(table, 0) for table in range(int(seg["nframe"])) if frames["level"][table] == 2 and frames["kind"][table] == 3]
-    vma = int(m.segment.view("vma")["start"].tolist().index(ARENA))
+    pmd = ((frames["level"] == 2) & (frames["kind"] == 3)).nonzero()[0][0], 0
+    vmas = m.segment.view("vma")
+    vma = vmas["start"].tolist().index(ARENA)
     where = {"pmd_huge_pte": (mm["pmd_huge_pte"], 1, 0), "refs": (frames["refs"], head, 2),
-             "entry": (entries, pmd[0], int(entries[pmd[0]]) & ~1), "vma": (m.segment.view("vma")["end"], vma, ARENA + PAGE)}
+             "entry": (entries, pmd, int(entries[pmd]) & ~1), "vma": (vmas["end"], vma, ARENA + PAGE)}
     array, index, wrong = where[field]
     right = array[index].copy()
     array[index] = wrong

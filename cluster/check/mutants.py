@@ -103,7 +103,8 @@ GROUPS: dict[str, Plan] = {
 SPARE = "spare"
 EXPLANATIONS: dict[str, str] = {
     "VMA_COPY": "pte_map_lock looks at mmap_seq twice more before anything is committed; this early look saves work.",
-    "GUP_NO_RECHECK": "interrupts are off from the look at the pte to the reference, and every shootdown here waits for that.",
+    "GUP_NO_RECHECK":
+        "interrupts are off from the look at the pte to the reference; every shootdown here waits for that.",
 }
 
 

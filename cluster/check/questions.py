@@ -155,8 +155,8 @@ QUESTIONS: dict[str, Question] = {question.name: question for question in (
     ),
     Question(
         name="thp-collapse",
-        asked="pte_map_lock compares the pmd entry with what was walked, against a collapse into a huge page.  What does "
-              "that add to the two looks at the count?",
+        asked="pte_map_lock compares the pmd entry with what was walked, against a collapse into a huge page.  What "
+              "does that add to the two looks at the count?",
         by="the series itself, 17/35",
         source=LORE + V2,
         scenarios=("fault_collapse", "fault_collapse_read", "collapse_dontneed"), variants=("base", "rcu"),
@@ -173,7 +173,7 @@ QUESTIONS: dict[str, Question] = {question.name: question for question in (
               "does it need them for that a speculative fault does not?",
         by="the series itself, 14/35; Andy Lutomirski, April 2021",
         source=LORE + V2,
-        scenarios=("gup_munmap", "gup_collapse", "gup_copy"), variants=("base", "signal"),
+        scenarios=("gup_munmap", "gup_collapse", "gup_copy"),
         mutants=("GUP_IRQ_ON", "COLLAPSE_NO_FLUSH"),
         answer="For the table's memory, both alike.  But a speculator commits under the table's lock and looks at the "
                "count there; a pin is taken with no lock at all, so that nothing else says that the frame is still "

@@ -7,9 +7,9 @@ a launcher can print a line.  I3 is looked at where a translation is used (mmu.p
 from shmm.arch.arch cimport get32, get64, ld32_relaxed, ld64_relaxed, u32, u64
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_SWAP, SHMM_C_pgalloc, SHMM_C_pgfree, SHMM_C_spf_abort, SHMM_C_spf_attempt,
-    SHMM_C_spf_success, SHMM_C_violations, SHMM_FRAME_FREE, SHMM_FRAME_TABLE, SHMM_HPAGE_SIZE, SHMM_IRQ_OFF, SHMM_PAGE_SHIFT,
-    SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER, SHMM_VM_EXEC, SHMM_VM_READ,
-    SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, node_t, spinlock_t, vcpu_t,
+    SHMM_C_spf_success, SHMM_C_violations, SHMM_FRAME_FREE, SHMM_FRAME_TABLE, SHMM_HPAGE_SIZE, SHMM_IRQ_OFF,
+    SHMM_PAGE_SHIFT, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER,
+    SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, node_t, spinlock_t, vcpu_t,
 )
 from shmm.mm.find_vma cimport find_vma
 from shmm.mm.frame cimport frame_node

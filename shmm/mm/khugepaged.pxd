@@ -1,13 +1,13 @@
 """Collapse: the pages of a table are copied into a huge page, which takes the table's place (MADV_COLLAPSE).
 
-    1  look whether it can be done                  mmap_lock for read
-    2  take a huge page                             nothing held
-    3  look again                                   mmap_lock for write: mmap_seq is odd
-    4  pmd := 0, flush                              page_table_lock; nobody finds the table any more, and whoever found it
-                                                    with interrupts off is out: the flush has waited
-    5  look at the pages                            the table's ptl; a page that somebody has pinned: put the pmd back
+    1  look whether it can be done          mmap_lock for read
+    2  take a huge page                     nothing held
+    3  look again                           mmap_lock for write: mmap_seq is odd
+    4  pmd := 0, flush                      page_table_lock; nobody finds the table any more, and whoever found it with
+                                            interrupts off is out: the flush has waited
+    5  look at the pages                    the table's ptl; a page that somebody has pinned: put the pmd back
     6  copy them, clear the ptes
-    7  deposit the table, pmd := huge page          page_table_lock
+    7  deposit the table, pmd := huge page  page_table_lock
 
 What each of the others sees:
 
@@ -18,18 +18,18 @@ What each of the others sees:
     fast_gup                       has the page before 5 looks, which then sees its reference; or finds the entry
                                    changed when it looks again, and drops the page
 
-4 has two duties.  Its flush takes away translations: without, a program would write to a page that has been copied.  And
-it interrupts: the table may be freed by whoever zaps the huge page next (huge_memory.pxd), and a walk with interrupts
-off that found it before 4 would still be reading it.
+4 has two duties.  Its flush takes away translations: without, a program would write to a page that has been copied.
+And it interrupts: the table may be freed by whoever zaps the huge page next (huge_memory.pxd), and a walk with
+interrupts off that found it before 4 would still be reading it.
 
-The policy collapse=read is no kernel's, for anonymous memory: the same under mmap_lock for *read*, as the kernel retracts
-tables of files.  mmap_seq does not move, and the pmd entry alone tells a speculator.  page_table_lock is then held from
-4 to 7, and who zaps under the read lock takes it as well (zap.pxd); faults look at the entry again under the ptl
-(walk.pxd).  It is there to see what step 3 of pte_map_lock is for.
+The policy collapse=read is no kernel's, for anonymous memory: the same under mmap_lock for *read*, as the kernel
+retracts tables of files.  mmap_seq does not move, and the pmd entry alone tells a speculator.  page_table_lock is then
+held from 4 to 7, and who zaps under the read lock takes it as well (zap.pxd); faults look at the entry again under the
+ptl (walk.pxd), and a collapse whether another one was first.  It is there to see what step 3 of pte_map_lock is for.
 
 A read-only page may be shared with a child, whose ptes count as references too; that cannot be told from a pin here, so
-only a page that is exclusive and yet has several references counts as pinned.  Of the other, whoever pinned it reads what
-it was, which no store changes any more.
+only a page that is exclusive and yet has several references counts as pinned.  Of the other, whoever pinned it reads
+what it was, which no store changes any more.
 
 Sources: mm/khugepaged.c, collapse_huge_page, __collapse_huge_page_isolate; results as Linux 6.18 shows them."""
 

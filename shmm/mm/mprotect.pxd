@@ -8,9 +8,9 @@ from libc.errno cimport EACCES, EINVAL, ENOMEM
 from shmm.arch.arch cimport a64, i64, ld32_relaxed, ld64_relaxed, cmpxchg64, mutant, st64_relaxed, u32, u64
 from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH
 from shmm.layout cimport (
-    SHMM_FRAME_ANON, SHMM_HPAGE_SIZE, SHMM_PAGE_SIZE, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL,
-    SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_TASK_SIZE, SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t,
-    vcpu_t,
+    SHMM_FRAME_ANON, SHMM_HPAGE_SIZE, SHMM_PAGE_SIZE, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE,
+    SHMM_PTE_SPECIAL, SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_TASK_SIZE, SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_SHARED,
+    SHMM_VM_WRITE, mm_t, vcpu_t,
 )
 from shmm.mm.call_rcu cimport rcu_relieve
 from shmm.mm.find_vma cimport find_vma

@@ -1,4 +1,4 @@
-"""Processes that get, split, share, collapse and drop huge pages, and pin their parts, at random; then every invariant."""
+"""Processes that get, split, share, collapse and drop huge pages, and pin parts, at random; then every invariant."""
 
 import random
 
@@ -28,8 +28,8 @@ def one(p: Program, dice: random.Random) -> None:
     """One operation on one of the places, or a part of it."""
     start = ARENA + dice.randrange(PLACES) * HUGE
     page = start + dice.randrange(512) * PAGE
-    kinds = {"map": 3, "unmap": 1, "cut": 1, "protect": 1, "seal": 1, "drop": 1, "drop all": 1, "collapse": 4, "write": 9,
-             "read": 3, "pin": 5}
+    kinds = {"map": 3, "unmap": 1, "cut": 1, "protect": 1, "seal": 1, "drop": 1, "drop all": 1, "collapse": 4,
+             "write": 9, "read": 3, "pin": 5}
     kind = dice.choices(tuple(kinds), tuple(kinds.values()))[0]
     if kind == "map":
         p.mmap(start, dice.choice((HUGE, 2 * HUGE)), RW, ANON_FIXED, may_fail=True)
