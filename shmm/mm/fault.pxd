@@ -20,8 +20,8 @@ from shmm.arch.mutants cimport SHMM_M_COW_ABA, SHMM_M_NOTIFIER_NO_LOCK, SHMM_M_P
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PMD, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ABORT_SWAP,
     SHMM_C_SPF_ATTEMPT_ANON, SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_notifier_trylock_failed,
-    SHMM_C_pgcopy, SHMM_C_pgfault, SHMM_C_pgreuse, SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY,
-    SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_VM_SHARED, vcpu_t,
+    SHMM_C_pgcopy, SHMM_C_pgfault, SHMM_C_pgreuse, SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE,
+    SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_VM_SHARED, vcpu_t,
 )
 from shmm.mm.anon cimport anon_vma_prepare
 from shmm.mm.anon_page cimport anon_pte, drop_anon_page, install_anon_page
