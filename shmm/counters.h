@@ -27,6 +27,8 @@
 	X(numa_pte_updates)             /* ptes that were made hints for NUMA balancing */                \
 	X(numa_hint_faults) X(numa_hint_faults_local)                                                     \
 	X(numa_pages_migrated) X(pgmigrate_success) X(pgmigrate_fail)                                     \
+	X(userfaultfd)                  /* its system calls */                                            \
+	X(userfaults)                   /* faults that the program was asked to answer */                 \
 	X(zone_refill) X(zone_drain) X(lru_drain) X(charge_refill)                                        \
 	X(tlb_hit) X(tlb_hit_l2) X(tlb_miss)                                                              \
 	X(nr_tlb_local_flush_one) X(nr_tlb_local_flush_all)                                               \

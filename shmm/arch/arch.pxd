@@ -60,6 +60,7 @@ cdef extern from "arch.h" nogil:
     void barrier() noexcept
 
     void clear_page(void*, size_t) noexcept
+    void fill_page(void*, int byte, size_t) noexcept
     void copy_page(void* to, const void*, size_t) noexcept
     void copy_from_page(void* to, const void* page, size_t) noexcept
     void copy_to_page(void* page, const void*, size_t) noexcept

@@ -31,6 +31,7 @@
 #define SHMM_STORE_USER(p, x)         check_store_user(p, x)
 #define SHMM_FENCE_DO(kind, order)    check_fence(kind)
 #define SHMM_CLEAR_DO(page, n)        check_clear(page, (uint32_t)(n))
+#define SHMM_FILL_DO(page, byte, n)   check_fill(page, byte, (uint32_t)(n))
 #define SHMM_COPY_DO(to, from, n)     check_copy(to, from, (uint32_t)(n))
 /* Nothing comes between: no other fiber runs before the next access. */
 #define SHMM_RMW_DO(p, result, kind, expr) do {                          \

@@ -12,8 +12,8 @@ from shmm.arch.arch cimport (
     st32_relaxed, u32, u64,
 )
 from shmm.layout cimport (
-    SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_VM_DONTCOPY,
-    SHMM_VM_LOCKED, SHMM_VM_SHARED, mm_t, vcpu_t,
+    SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_UFFD_WP, SHMM_PTE_WRITE,
+    SHMM_VM_DONTCOPY, SHMM_VM_LOCKED, SHMM_VM_SHARED, SHMM_VM_UFFD_MISSING, SHMM_VM_UFFD_WP, mm_t, vcpu_t,
 )
 from shmm.mm.anon cimport anon_vma_alloc
 from shmm.mm.file cimport get_file
@@ -40,7 +40,7 @@ cdef inline void copy_present_pte(vcpu_t *c, mm_t *new, a64 *src, a64 *dst, bint
         return
     if not pte_present(pte):
         swap_duplicate(c, swp_offset(pte))
-        set_entry(dst, pte)
+        set_entry(dst, pte & ~SHMM_PTE_UFFD_WP)
         return
     if not shared:
         while cmpxchg64(src, pte, pte & ~SHMM_PTE_WRITE) != pte:        # the MMU may set a bit meanwhile
@@ -54,7 +54,7 @@ cdef inline void copy_present_pte(vcpu_t *c, mm_t *new, a64 *src, a64 *dst, bint
             fetch_add64_relaxed(&new.rss_anon, 1)
         else:
             fetch_add64_relaxed(&new.rss_file, 1)
-    set_entry(dst, pte)
+    set_entry(dst, pte & ~SHMM_PTE_UFFD_WP)
 
 
 cdef inline i64 copy_page_range(vcpu_t *c, mm_t *old, mm_t *new, u64 addr, u64 end, bint shared) noexcept nogil:
@@ -90,7 +90,9 @@ cdef inline i64 dup_vma(vcpu_t *c, mm_t *old, mm_t *new, u32 vma) noexcept nogil
     cdef u64 flags = ld64_relaxed(&c.vmas[vma].flags)
     cdef u32 file = ld32_relaxed(&c.vmas[vma].file)
     cdef u32 anon
-    cdef u32 copy = vm_area_alloc(c, <u32> (new - c.mms), vma_start(c, vma), vma_end(c, vma), flags & ~SHMM_VM_LOCKED,
+    # a child is not registered with its parent's userfaultfd (there is no UFFD_FEATURE_EVENT_FORK)
+    cdef u64 inherited = flags & ~(SHMM_VM_LOCKED | SHMM_VM_UFFD_MISSING | SHMM_VM_UFFD_WP)
+    cdef u32 copy = vm_area_alloc(c, <u32> (new - c.mms), vma_start(c, vma), vma_end(c, vma), inherited,
                                   ld64_relaxed(&c.vmas[vma].pgoff), file)
     if copy == 0:
         return -ENOMEM

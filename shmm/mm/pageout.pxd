@@ -25,7 +25,7 @@ from libc.errno cimport EINVAL, ENOMEM
 from shmm.arch.arch cimport a64, copy_page, i64, ld32_relaxed, ld64_relaxed, mutant, u32, u64, xchg64
 from shmm.arch.mutants cimport SHMM_M_SWAP_EARLY, SHMM_M_SWAP_NO_FLUSH
 from shmm.layout cimport (
-    SHMM_C_pswpout, SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_VM_LOCKED, mm_t, vcpu_t,
+    SHMM_C_pswpout, SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_UFFD_WP, SHMM_VM_LOCKED, mm_t, vcpu_t,
 )
 from shmm.mm.find_vma cimport find_vma
 from shmm.mm.frame cimport add_batched, frame_bytes
@@ -60,7 +60,7 @@ cdef inline bint unmap_to_slot(vcpu_t *c, mm_t *mm, a64 *entry, u64 addr, u32 sl
         return False
     if not mutant(SHMM_M_SWAP_EARLY):
         copy_page(swap_bytes(c, slot), frame_bytes(c, pfn), SHMM_PAGE_SIZE)
-    set_entry(entry, swp_entry(slot))
+    set_entry(entry, swp_entry(slot) | pte & SHMM_PTE_UFFD_WP)
     add_batched(&c.me.rss_anon, &mm.rss_anon, -1)
     return True
 

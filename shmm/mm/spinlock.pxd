@@ -47,7 +47,7 @@ Lock order of the whole memory manager, outermost first (a lock may be taken whi
         page_table_lock           per mm: installs of upper tables, anon_vma_prepare
           ptl                     per page table; speculators only try (their interrupts are off)
             lru_lock              of one node at a time
-            zone.lock, vma_pool.lock, anon_pool.lock, swap_pool.lock, cache_lock
+            zone.lock, vma_pool.lock, anon_pool.lock, swap_pool.lock, cache_lock, uffd_lock
                                   innermost, never nested in one another
     rwsem.wait_lock               inside nothing, holds nothing
     rcu_lock                      only ever tried
