@@ -16,7 +16,7 @@ from shmm.segment import Geometry, Segment, SegmentError
 
 
 def answers(seed: int) -> Program:
-    """Registers, protects and answers until the run is stopped.  Whoever is told of goes on, whatever the answer did."""
+    """Registers, protects and answers until the run is stopped.  Whoever is told of goes on, whatever was done."""
     dice, p = random.Random(seed), Program()
     with p.forever():
         for _ in range(60):
