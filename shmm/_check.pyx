@@ -162,6 +162,8 @@ cdef u32 place_in_lock_order(u32 offset) noexcept nogil:
             return WAIT_LOCK | SPINS | ALONE
         if at == <const char *> &mm.notifier.lock:
             return 3 | SPINS | ALONE
+        if at == <const char *> &mm.uffd_lock:
+            return 6 | SPINS
         return 3 | SPINS if at == <const char *> &mm.page_table_lock else 2     # else notifier_lock
     if <const char *> c.g.node <= at < <const char *> &c.g.node[c.g.nnode]:
         node = &c.g.node[(at - <const char *> c.g.node) // <i64> sizeof(node_t)]

@@ -37,6 +37,8 @@
 	X(thp_split_pmd)                /* huge pmds that became tables */                                \
 	X(nr_anon_transparent_hugepages) /* huge pmds, those of all address spaces */                     \
 	X(gup_fast) X(gup_slow)         /* pages pinned without a lock, and under mmap_lock */            \
+	X(userfaultfd)                  /* its system calls */                                            \
+	X(userfaults)                   /* faults that the program was asked to answer */                 \
 	X(zone_refill) X(zone_drain) X(lru_drain) X(charge_refill)                                        \
 	X(tlb_hit) X(tlb_hit_l2) X(tlb_miss)                                                              \
 	X(nr_tlb_local_flush_one) X(nr_tlb_local_flush_all)                                               \

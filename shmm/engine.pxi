@@ -12,7 +12,7 @@ from shmm.exec.interpreter cimport run_program, run_t
 from shmm.exec.secondary cimport secondary_access
 from shmm.exec.syscall cimport (
     sys_brk, sys_exec, sys_exit, sys_fork, sys_gup, sys_join, sys_madvise, sys_map_special, sys_mmap, sys_mprotect,
-    sys_mremap, sys_munmap, sys_notifier, sys_switch, user_numa_work,
+    sys_mremap, sys_munmap, sys_notifier, sys_switch, sys_uffd_read, sys_uffdio, sys_userfault, user_numa_work,
 )
 from shmm.exec.user cimport user_copy, user_load, user_probe, user_store
 from shmm.layout cimport seg_t, vcpu_t, vcpu_bind
@@ -28,6 +28,8 @@ from shmm.mm.invariants cimport (
 )
 from shmm.mm.irq cimport irq_handle_pending, kernel_enter, kernel_exit, sleep_begin, sleep_end
 from shmm.mm.lru cimport lru_add_drain
+from shmm.mm.mm cimport current_mm
+from shmm.mm.userfaultfd cimport uffd_forget, uffd_msg_t
 from shmm.mm.vma cimport vma_pool_drain
 from shmm.mm.walk cimport FAULT_WRITE
 
@@ -97,7 +99,11 @@ def constants():
         "VM_MAYWRITE": L.SHMM_VM_MAYWRITE, "VM_MAYEXEC": L.SHMM_VM_MAYEXEC, "VM_GROWSDOWN": L.SHMM_VM_GROWSDOWN,
         "VM_ACCOUNT": L.SHMM_VM_ACCOUNT, "VM_LOCKED": L.SHMM_VM_LOCKED, "VM_PFNMAP": L.SHMM_VM_PFNMAP,
         "VM_IO": L.SHMM_VM_IO, "VM_DONTEXPAND": L.SHMM_VM_DONTEXPAND, "VM_DONTDUMP": L.SHMM_VM_DONTDUMP,
+        "VM_UFFD_MISSING": L.SHMM_VM_UFFD_MISSING, "VM_UFFD_WP": L.SHMM_VM_UFFD_WP,
         "OPF_EXPECT": L.SHMM_OPF_EXPECT, "OPF_MAY_FAIL": L.SHMM_OPF_MAY_FAIL, "OPF_WRITE": L.SHMM_OPF_WRITE,
+        "UFFDIO_READ": L.SHMM_UFFDIO_READ, "UFFDIO_POLL": L.SHMM_UFFDIO_POLL, "UFFDIO_COPY": L.SHMM_UFFDIO_COPY,
+        "UFFDIO_ZEROPAGE": L.SHMM_UFFDIO_ZEROPAGE, "UFFDIO_WRITEPROTECT": L.SHMM_UFFDIO_WRITEPROTECT,
+        "UFFDIO_UNPROTECT": L.SHMM_UFFDIO_UNPROTECT, "UFFDIO_WAKE": L.SHMM_UFFDIO_WAKE,
         "OPF_COUNT": L.SHMM_OPF_COUNT, "REGS": L.SHMM_REGS,
     }
 
@@ -164,6 +170,7 @@ cdef class Cpu:
         if gather == NULL:
             raise MemoryError("no memory for a CPU's scratch space")
         vcpu_bind(&self.c, <void *> address, cpu_id, gather, GATHER)
+        self.c.alone = 1        # but while it runs a program
         self.id = cpu_id
 
     def __dealloc__(self):
@@ -189,11 +196,35 @@ cdef class Cpu:
         Returns 0: done, 1: stopped by the stop word, -1: failed (cpu_t.failed_pc and its neighbours say where)."""
         cdef run_t r
         cdef i64 ret
+        self.forget()
+        self.c.alone = 0
         with nogil:
             self.wake()
             ret = self.rest(run_program(&self.c, &r, get64(&self.c.me.program_first), get64(&self.c.me.program_len),
                                         self.c.id, self.c.g.ncpu))
+        self.c.alone = 1
         return ret
+
+    cdef void forget(self):
+        """An access that waits for userfaultfd is given up."""
+        if ld32_relaxed(&self.c.me.uffd_wait):
+            uffd_forget(&self.c, current_mm(&self.c))
+
+    def userfault(self, u64 addr, u64 length, u64 modes):
+        """Registers the range with userfaultfd (UFFDIO_REGISTER_MODE_*; 0 ends that).  0 or a negative errno."""
+        self.wake()
+        return self.rest(sys_userfault(&self.c, addr, length, modes))
+
+    def uffd_read(self):
+        """The oldest message that nobody has read, (address, VM_UFFD_* flag, cpu), or None."""
+        cdef uffd_msg_t msg
+        self.wake()
+        return None if self.rest(sys_uffd_read(&self.c, False, &msg)) else (msg.address, msg.reason, msg.cpu)
+
+    def uffdio(self, u32 op, u64 addr, u64 length, u64 byte=0, u64 mode=0):
+        """UFFDIO_COPY and the others that answer (constants()).  0 or a negative errno."""
+        self.wake()
+        return self.rest(sys_uffdio(&self.c, op, addr, length, byte, mode))
 
     def mmap(self, u64 addr, u64 length, u32 prot, u32 flags, u32 file=0, u64 offset=0):
         """The address, or a negative errno.  file: from file_new; 0 with MAP_ANONYMOUS."""
@@ -288,11 +319,13 @@ cdef class Cpu:
 
     def exec(self, u32 mm, u64 mmap_base=0, u64 brk=0):
         """Runs a fresh, empty address space in slot mm.  0 or a negative errno."""
+        self.forget()
         self.wake()
         return self.rest(sys_exec(&self.c, mm, mmap_base, brk))
 
     def attach(self, u32 mm):
         """Runs the address space in slot mm, as one more thread of it.  0 or a negative errno."""
+        self.forget()
         self.wake()
         return self.rest(sys_join(&self.c, mm))
 
@@ -316,6 +349,7 @@ cdef class Cpu:
 
     def exit(self):
         """Leaves the current address space; the last CPU out frees it."""
+        self.forget()
         self.wake()
         return self.rest(sys_exit(&self.c))
 

@@ -169,6 +169,10 @@ typedef struct {
 	p32 waiter_type;                           /* under the rwsem's wait_lock */
 	p32 waiter_next;                           /* under the rwsem's wait_lock: cpu + 1 */
 
+	/* under mm_t.uffd_lock: its message in the queue of those who wait for userfaultfd; uffd_wait: a futex, 1: it does */
+	_Alignas(64) a32 uffd_wait;
+	p32 uffd_next, uffd_told, uffd_reason;     /* cpu + 1; has been read; VM_UFFD_* */
+	p64 uffd_addr;
 	/* neighbours in line for a spinlock write, the owner clears: who stands behind (cpu + 1), and its turn */
 	_Alignas(64) a32 queue_next; a32 queue_ready;
 	/* owner only, from here to the RCU snapshot */
@@ -245,6 +249,10 @@ typedef struct {
 	a64 pgtables;                              /* table pages */
 
 	_Alignas(64) percpu_rwsem_t notifier_lock; /* mmu_notifier_lock of v2 23/35 */
+
+	_Alignas(64) spinlock_t uffd_lock;         /* mm/userfaultfd.pxd */
+	p32 uffd_head, uffd_tail;                  /* under uffd_lock: cpu + 1 */
+	a32 uffd_events;                           /* futex: how many messages there ever were */
 
 	_Alignas(64) a64 cpumask[SHMM_MAX_CPU / 64];   /* CPUs whose TLB may hold it */
 
@@ -375,6 +383,7 @@ typedef struct {
 	uint32_t gather_size;
 	uint32_t id, node;
 	uint32_t soft_irq;                         /* the signal delivery is in force */
+	uint32_t alone;                            /* nobody runs beside it: it must not sleep for another CPU */
 } vcpu_t;
 
 _Static_assert(sizeof(vma_t) == 128, "a VMA is two lines: what a speculator reads, and the rest");
@@ -408,6 +417,7 @@ static inline void vcpu_bind(vcpu_t *c, void *base, uint32_t id, uint32_t *gathe
 	c->gather_size = gather_size;
 	c->id = id;
 	c->node = g->cpu_node[id];
+	c->alone = 0;
 	c->soft_irq = g->ipi_policy == SHMM_IPI_SIGNAL;
 }
 

@@ -12,7 +12,7 @@ cdef extern from "layout.h" nogil:
     const u64 SHMM_MMAP_BASE, SHMM_MMAP_MIN
     const u64 SHMM_BRK_BASE, SHMM_LEGACY_BASE, SHMM_32BIT_BASE, SHMM_32BIT_END
     const u64 SHMM_PTE_PRESENT, SHMM_PTE_WRITE, SHMM_PTE_USER, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_PROTNONE
-    const u64 SHMM_PTE_SPECIAL, SHMM_PTE_NX, SHMM_PTE_PFN, SHMM_PTE_PSE, SHMM_HPAGE_SIZE
+    const u64 SHMM_PTE_SPECIAL, SHMM_PTE_UFFD_WP, SHMM_PTE_NX, SHMM_PTE_PFN, SHMM_PTE_PSE, SHMM_HPAGE_SIZE
     const u64 SHMM_MAX_CPU, SHMM_MAX_MM, SHMM_MAX_NODE, SHMM_MAX_HUGE, SHMM_MAX_MAP_COUNT
     const u64 SHMM_STACK_GUARD_GAP, SHMM_RLIMIT_STACK
     const u64 SHMM_TLB_L1_SETS, SHMM_TLB_L1_WAYS, SHMM_TLB_L2_SETS, SHMM_TLB_L2_WAYS
@@ -29,7 +29,7 @@ cdef extern from "layout.h" nogil:
     const u64 SHMM_VM_MAYEXEC, SHMM_VM_MAYSHARE, SHMM_VM_GROWSDOWN, SHMM_VM_LOCKED, SHMM_VM_SEQ_READ
     const u64 SHMM_VM_RAND_READ, SHMM_VM_DONTCOPY, SHMM_VM_NORESERVE, SHMM_VM_DONTDUMP, SHMM_VM_HUGEPAGE
     const u64 SHMM_VM_NOHUGEPAGE, SHMM_VM_PFNMAP, SHMM_VM_IO, SHMM_VM_DONTEXPAND, SHMM_VM_ACCOUNT, SHMM_VM_WIPEONFORK
-    const u64 SHMM_VM_MIXEDMAP, SHMM_VM_SPECIAL, SHMM_VM_FORKED
+    const u64 SHMM_VM_MIXEDMAP, SHMM_VM_SPECIAL, SHMM_VM_FORKED, SHMM_VM_UFFD_MISSING, SHMM_VM_UFFD_WP
     const u64 SHMM_VMA_POISON
     const u64 SHMM_SIGBUS
     const u64 SHMM_STOPPED
@@ -90,6 +90,9 @@ cdef extern from "layout.h" nogil:
         a32 turn_wake
         p32 waiter_type
         p32 waiter_next
+        a32 uffd_wait
+        p32 uffd_next, uffd_told, uffd_reason
+        p64 uffd_addr
         a32 queue_next, queue_ready
         p32 irq_depth
         p32 rcu_depth
@@ -153,6 +156,9 @@ cdef extern from "layout.h" nogil:
         a64 rss_file
         a64 pgtables
         percpu_rwsem_t notifier_lock
+        spinlock_t uffd_lock
+        p32 uffd_head, uffd_tail
+        a32 uffd_events
         a64 cpumask[1]
         notifier_t notifier
         p32 latch_changes
@@ -274,7 +280,7 @@ cdef extern from "layout.h" nogil:
         u8 *memory
         u32 *gather
         u32 gather_size
-        u32 soft_irq
+        u32 soft_irq, alone
         u32 id, node
     bint several_nodes(const vcpu_t*) noexcept
     void vcpu_bind(vcpu_t*, void* base, u32 id, u32* gather, u32 gather_size) noexcept
@@ -283,8 +289,10 @@ cdef extern from "program.h" nogil:
     const u32 SHMM_REGS
     const u32 SHMM_OPF_EXPECT, SHMM_OPF_MAY_FAIL, SHMM_OPF_WRITE, SHMM_OPF_COUNT
     const u32 SHMM_OP_END, SHMM_OP_NOP, SHMM_OP_MMAP, SHMM_OP_MUNMAP, SHMM_OP_MPROTECT, SHMM_OP_MADVISE, SHMM_OP_BRK
-    const u32 SHMM_OP_MREMAP, SHMM_OP_TRUNCATE, SHMM_OP_NUMA, SHMM_OP_GUP
+    const u32 SHMM_OP_MREMAP, SHMM_OP_TRUNCATE, SHMM_OP_NUMA, SHMM_OP_GUP, SHMM_OP_USERFAULT, SHMM_OP_UFFDIO
     const u32 SHMM_OP_NOTIFIER, SHMM_OP_SECONDARY
+    const u32 SHMM_UFFDIO_READ, SHMM_UFFDIO_POLL, SHMM_UFFDIO_COPY, SHMM_UFFDIO_ZEROPAGE, SHMM_UFFDIO_WRITEPROTECT
+    const u32 SHMM_UFFDIO_UNPROTECT, SHMM_UFFDIO_WAKE
     const u32 SHMM_OP_PROBE, SHMM_OP_CLOCK, SHMM_OP_LOAD, SHMM_OP_STORE, SHMM_OP_FETCH, SHMM_OP_TOUCH, SHMM_OP_LEA
     const u32 SHMM_OP_RAND, SHMM_OP_JMP, SHMM_OP_DJNZ, SHMM_OP_BARRIER, SHMM_OP_OPS, SHMM_OP_TURN, SHMM_OP_NEXT
     const u32 SHMM_OP_MM, SHMM_OP_EXEC, SHMM_OP_FORK, SHMM_OP_EXIT
@@ -315,7 +323,7 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_C_ptl_contended, SHMM_C_spinlock_queued, SHMM_C_rcu_grace_periods, SHMM_C_rcu_callbacks
     const u32 SHMM_C_pgmajfault, SHMM_C_pswpin, SHMM_C_pswpout, SHMM_C_numa_pte_updates, SHMM_C_numa_hint_faults
     const u32 SHMM_C_numa_hint_faults_local, SHMM_C_numa_pages_migrated, SHMM_C_pgmigrate_success
-    const u32 SHMM_C_pgmigrate_fail
+    const u32 SHMM_C_pgmigrate_fail, SHMM_C_userfaultfd, SHMM_C_userfaults
     const u32 SHMM_C_rcu_backpressure, SHMM_C_violations, SHMM_C_unexpected
     const u32 SHMM_C_notifier_trylock_failed, SHMM_C_mmu_notifier_register, SHMM_C_mmu_notifier_invalidate
     const u32 SHMM_C_secondary_hit, SHMM_C_secondary_fill, SHMM_C_secondary_retry, SHMM_C_secondary_stale

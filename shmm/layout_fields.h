@@ -63,7 +63,8 @@ static const shmm_field_t shmm_fields[] = {
 
 	FIELD(cpu_t, state) FIELD(cpu_t, mm) FIELD(cpu_t, doing) FIELD(cpu_t, doing_addr) FIELD(cpu_t, host_pid)
 	FIELD(cpu_t, online) FIELD(cpu_t, ipi_req) FIELD(cpu_t, wake) FIELD(cpu_t, turn_wake)
-	FIELD(cpu_t, waiter_type) FIELD(cpu_t, waiter_next) FIELD(cpu_t, queue_next)
+	FIELD(cpu_t, waiter_type) FIELD(cpu_t, waiter_next) FIELD(cpu_t, uffd_wait) FIELD(cpu_t, uffd_next)
+	FIELD(cpu_t, uffd_told) FIELD(cpu_t, uffd_reason) FIELD(cpu_t, uffd_addr) FIELD(cpu_t, queue_next)
 	FIELD(cpu_t, queue_ready) FIELD(cpu_t, irq_depth) FIELD(cpu_t, rcu_depth)
 	FIELD(cpu_t, pcp_head) FIELD(cpu_t, pcp_count) FIELD(cpu_t, vma_head) FIELD(cpu_t, vma_count)
 	FIELD(cpu_t, lru_count) FIELD(cpu_t, charge_stock) FIELD(cpu_t, rss_anon) FIELD(cpu_t, rss_file)
@@ -83,7 +84,8 @@ static const shmm_field_t shmm_fields[] = {
 	FIELD(mm_t, latch_seq) FIELD(mm_t, latch_root) FIELD(mm_t, pgd) FIELD(mm_t, users) FIELD(mm_t, in_use)
 	FIELD(mm_t, page_table_lock) FIELD(mm_t, pmd_huge_pte) FIELD(mm_t, rss_anon) FIELD(mm_t, rss_file)
 	FIELD(mm_t, pgtables)
-	FIELD(mm_t, notifier_lock) FIELD(mm_t, cpumask) FIELD(mm_t, notifier)
+	FIELD(mm_t, notifier_lock) FIELD(mm_t, uffd_lock) FIELD(mm_t, uffd_head) FIELD(mm_t, uffd_tail)
+	FIELD(mm_t, uffd_events) FIELD(mm_t, cpumask) FIELD(mm_t, notifier)
 	FIELD(mm_t, latch_changes) FIELD(mm_t, latch_link)
 
 	FIELD(vma_t, start) FIELD(vma_t, end) FIELD(vma_t, left) FIELD(vma_t, right) FIELD(vma_t, flags)

@@ -30,6 +30,7 @@
 #define SHMM_PTE_PSE      0x080ull                 /* of a pmd entry: it maps 2 MiB itself, and points to no table */
 #define SHMM_PTE_PROTNONE 0x100ull                 /* mapped, but no access: the MMU sees not-present */
 #define SHMM_PTE_SPECIAL  0x200ull                 /* no reference is held on the frame: the zero page */
+#define SHMM_PTE_UFFD_WP  0x400ull                 /* userfaultfd answers the next write; also in swap entries */
 #define SHMM_PTE_NX       0x8000000000000000ull
 #define SHMM_PTE_PFN      0x000ffffffffff000ull
 
@@ -68,6 +69,8 @@
 #define SHMM_VM_MAYSHARE  0x0080ull
 #define SHMM_VM_GROWSDOWN 0x0100ull
 #define SHMM_VM_PFNMAP    0x0400ull
+#define SHMM_VM_UFFD_MISSING 0x0200ull
+#define SHMM_VM_UFFD_WP   0x1000ull
 #define SHMM_VM_LOCKED    0x2000ull
 #define SHMM_VM_IO        0x4000ull
 #define SHMM_VM_SEQ_READ  0x8000ull

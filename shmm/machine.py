@@ -135,6 +135,38 @@ class Machine:
         flags: 1 MREMAP_MAYMOVE, 2 MREMAP_FIXED, 4 MREMAP_DONTUNMAP; new_addr: for the latter two."""
         return _checked(self._cpu(cpu).mremap(addr, old, new, flags, new_addr or 0))
 
+    # ---- userfaultfd ---------------------------------------------------------------------------------------
+
+    def userfault(self, addr: int, length: int, *, missing: bool = True, wp: bool = False, cpu: int = 0) -> None:
+        """Registers the range: faults on missing pages, on write-protected ones, or both are answered by the program;
+        with neither it is registered no longer.
+
+        As no CPU runs beside another here, an access that needs an answer raises OSError (EAGAIN).  Its message is
+        there to be read; once it is answered, try again."""
+        _checked(self._cpu(cpu).userfault(addr, length, missing + 2 * wp))
+
+    def uffd_read(self, *, cpu: int = 0) -> tuple[int, int, int] | None:
+        """The oldest message that nobody has read: (page's address, CONSTANTS["VM_UFFD_MISSING"] or
+        CONSTANTS["VM_UFFD_WP"], CPU); None if there is none."""
+        return self._cpu(cpu).uffd_read()
+
+    def uffd_copy(self, addr: int, length: int, byte: int = 0, *, wp: bool = False, cpu: int = 0) -> None:
+        """UFFDIO_COPY of pages that hold nothing but `byte`, write-protected or not."""
+        _checked(self._cpu(cpu).uffdio(CONSTANTS["UFFDIO_COPY"], addr, length, byte, 2 * wp))
+
+    def uffd_zeropage(self, addr: int, length: int, *, cpu: int = 0) -> None:
+        """UFFDIO_ZEROPAGE."""
+        _checked(self._cpu(cpu).uffdio(CONSTANTS["UFFDIO_ZEROPAGE"], addr, length))
+
+    def uffd_writeprotect(self, addr: int, length: int, on: bool = True, *, cpu: int = 0) -> None:
+        """UFFDIO_WRITEPROTECT, or the end of it."""
+        what = "UFFDIO_WRITEPROTECT" if on else "UFFDIO_UNPROTECT"
+        _checked(self._cpu(cpu).uffdio(CONSTANTS[what], addr, length))
+
+    def uffd_wake(self, addr: int, length: int, *, cpu: int = 0) -> None:
+        """UFFDIO_WAKE: whoever waits there takes its fault again."""
+        _checked(self._cpu(cpu).uffdio(CONSTANTS["UFFDIO_WAKE"], addr, length))
+
     def brk(self, addr: int = 0, *, cpu: int = 0) -> int:
         """Moves the end of the heap to addr and returns where it is; 0 only asks."""
         end = _checked(self._cpu(cpu).brk(addr))
@@ -344,4 +376,7 @@ def _raise_fault(number: int, address: int, access: Access) -> NoReturn:
         raise SegmentationFault(address, access)
     if number == -CONSTANTS["SIGBUS"]:
         raise BusError(address, access)
+    if number == -errno.EAGAIN:
+        raise OSError(errno.EAGAIN, f"{access} at {address:#x} waits for userfaultfd: answer it (uffd_copy, "
+                      "uffd_zeropage, uffd_writeprotect), then try again")
     raise OSError(-number, f"{os.strerror(-number)}: {access} at {address:#x}")

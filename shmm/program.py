@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmm.layout import CONSTANTS, DTYPES, OPS
+from shmm.paging import PagingRecords
+from shmm.paging import outcome as _outcome
 
 INSN = DTYPES["shmm_insn_t"]
 OP: dict[str, int] = {name: code for code, name in enumerate(OPS)}
@@ -43,7 +45,7 @@ class ProgramError(ValueError):
     """A record that no executor could run, or text that is not a program."""
 
 
-class Program:
+class Program(PagingRecords):
     """A program under construction; `array()` is the finished one."""
 
     def __init__(self) -> None:
@@ -164,10 +166,6 @@ class Program:
     ) -> int:
         """R[dst] = brk(addr)."""
         return self.add("BRK", addr=addr, base=base, dst=dst, **_outcome(expect, may_fail, count))
-
-    def numa(self, addr: int, length: int, *, base: int = 0, len_reg: int = 0, count: bool = False) -> int:
-        """A scan for NUMA balancing comes by: the next access to each page there is a hint fault (task_numa_work)."""
-        return self.add("NUMA", addr=addr, len=length, base=base, len_reg=len_reg, **_outcome(None, False, count))
 
     # ---- accesses: the result is the number of faults taken, or the failure --------------------------------
 
@@ -381,11 +379,6 @@ def check_records(records: NDArray[Any]) -> None:
     target = records["value"]
     outside = np.isin(records["op"], _JUMPS) & ((target < 0) | (target > len(records)))
     refuse(outside, "value", f"the program has records 0..{len(records)}, none to jump to at")
-
-
-def _outcome(expect: int | None, may_fail: bool, count: bool) -> dict[str, int]:
-    opf = (EXPECT if expect is not None else 0) | (MAY_FAIL if may_fail else 0) | (COUNT if count else 0)
-    return {"opf": opf, "expect": expect or 0}
 
 
 def _name(record: Any) -> str:

@@ -69,7 +69,7 @@ enum shmm_speculation { SHMM_SPECULATION_BEGINS, SHMM_SPECULATION_DROPPED };
  *   SHMM_STORE(p, v, kind, order)
  *   SHMM_RMW_DO(p, result, kind, expr) expr is the host's own instruction, nothing may come between
  *   SHMM_ADD_OWNED(p, n), SHMM_FENCE_DO(kind, order), SHMM_CLEAR_DO(page, n), SHMM_COPY_DO(to, from, n)
- *   SHMM_FIND_DO(page, i), SHMM_FILL_DO(page, first, step)
+ *   SHMM_FIND_DO(page, i), SHMM_FILL_DO(page, first, step), SHMM_FILL_PAGE_DO(page, byte, n)
  * and an engine that looks for mistakes, what the rooms tell it (all nothing by default):
  *   SHMM_LOCKDEP(lock, event)          enum shmm_lock_event
  *   SHMM_POISON(p, n, freed)           these bytes have been freed (1) or handed out (0)
@@ -202,6 +202,15 @@ static inline void clear_page(void *page, size_t size)
 		line[0] = line[1] = line[2] = line[3] = (shmm_v16){ 0, 0 };
 		__atomic_signal_fence(__ATOMIC_SEQ_CST);        /* or the loop becomes a call of memset */
 	}
+#endif
+}
+static inline void fill_page(void *page, int byte, size_t size)
+{
+#ifdef SHMM_FILL_PAGE_DO
+	SHMM_FILL_PAGE_DO(page, byte, size);
+#else
+	SHMM_HOOK_BULK(page, size, SHMM_ST_PLAIN);
+	memset(page, byte, size);
 #endif
 }
 static inline void copy_page(void *to, const void *from, size_t size)

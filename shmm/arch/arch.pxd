@@ -60,6 +60,7 @@ cdef extern from "arch.h" nogil:
     void barrier() noexcept
 
     void clear_page(void*, size_t) noexcept
+    void fill_page(void*, int byte, size_t) noexcept
     void copy_page(void* to, const void*, size_t) noexcept
     u32 find_word(const void* page, u32) noexcept
     void fill_words(void* page, u64 first, u64 step) noexcept

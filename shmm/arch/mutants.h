@@ -63,6 +63,10 @@
 	X(FREE_BEFORE_FLUSH, "flush", "frames are freed before the flush") \
 	X(FLUSH_BEFORE_ZAP, "flush", "translations are flushed before the pte is cleared, and not after") \
 	X(MPROTECT_NO_FLUSH, "flush", "mprotect does not flush") \
+	X(UFFD_NO_CHECK, "spf", "speculation maps a page that is registered with userfaultfd") \
+	X(UFFD_WP_NO_CHECK, "spf", "speculation writes to a page that userfaultfd protects") \
+	X(UFFD_WP_NO_FLUSH, "flush", "userfaultfd's write-protection does not flush") \
+	X(UFFD_NO_RECHECK, "lock", "who waits for userfaultfd does not look again once it can be found") \
 	X(NUMA_SECOND_LOCK, "spf", "do_numa_page takes its second lock without a look at mmap_seq, as in the series") \
 	X(MIGRATE_NO_FLUSH, "flush", "a page that a hint fault moves is copied without a flush") \
 	X(SWAP_NO_FLUSH, "flush", "a page is written to swap and freed without a flush") \

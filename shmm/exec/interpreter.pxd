@@ -16,17 +16,18 @@ from shmm.layout cimport (
     SHMM_OP_BRK, SHMM_OP_CLOCK, SHMM_OP_DJNZ, SHMM_OP_END, SHMM_OP_EXEC, SHMM_OP_EXIT, SHMM_OP_FETCH, SHMM_OP_FORK,
     SHMM_OP_GUP, SHMM_OP_JMP, SHMM_OP_LEA, SHMM_OP_LOAD, SHMM_OP_MADVISE, SHMM_OP_MM, SHMM_OP_MMAP, SHMM_OP_MPROTECT,
     SHMM_OP_MREMAP, SHMM_OP_MUNMAP, SHMM_OP_NEXT, SHMM_OP_NOP, SHMM_OP_NOTIFIER, SHMM_OP_NUMA, SHMM_OP_OPS,
-    SHMM_OP_PROBE, SHMM_OP_RAND, SHMM_OP_SECONDARY, SHMM_OP_STORE, SHMM_OP_TOUCH, SHMM_OP_TURN, SHMM_REGS, SHMM_STOPPED,
-    shmm_insn_t, vcpu_t,
+    SHMM_OP_PROBE, SHMM_OP_RAND, SHMM_OP_SECONDARY, SHMM_OP_STORE, SHMM_OP_TOUCH, SHMM_OP_TURN, SHMM_OP_UFFDIO,
+    SHMM_OP_USERFAULT, SHMM_REGS, SHMM_STOPPED, SHMM_UFFDIO_POLL, SHMM_UFFDIO_READ, shmm_insn_t, vcpu_t,
 )
 from shmm.exec.secondary cimport secondary_access
 from shmm.exec.syscall cimport (
     has_mm, sys_brk, sys_exec, sys_exit, sys_fork, sys_gup, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_mremap,
-    sys_munmap, sys_notifier, user_numa_work,
+    sys_munmap, sys_notifier, sys_uffd_read, sys_uffdio, sys_userfault, user_numa_work,
 )
 from shmm.exec.user cimport user_load, user_probe, user_store
 from shmm.mm.call_rcu cimport rcu_poll
 from shmm.mm.irq cimport kernel_enter, kernel_exit, sleep_begin, sleep_end
+from shmm.mm.userfaultfd cimport uffd_msg_t
 from shmm.mm.vmstat cimport count_vm_events
 from shmm.mm.walk cimport FAULT_INSTRUCTION, FAULT_WRITE
 
@@ -192,6 +193,20 @@ cdef inline i64 op_secondary(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 addr
     return ret
 
 
+cdef inline i64 execute_userfault(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 addr, u64 length) noexcept nogil:
+    cdef uffd_msg_t msg
+    cdef i64 ret
+    if i.op == SHMM_OP_USERFAULT:
+        return sys_userfault(c, addr, length, <u64> i.value)
+    if i.value > SHMM_UFFDIO_POLL:
+        return sys_uffdio(c, <u32> i.value, addr, length, i.count, i.aux)
+    ret = sys_uffd_read(c, i.value == SHMM_UFFDIO_READ, &msg)
+    if ret:
+        return ret
+    r.reg[i.dst] = msg.address
+    return <i64> msg.address
+
+
 cdef inline i64 execute_syscall(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 addr, u64 length) noexcept nogil:
     """What enters the kernel, looks at or changes the mappings, and leaves: system calls, and a probe."""
     cdef i64 ret
@@ -207,6 +222,8 @@ cdef inline i64 execute_syscall(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 a
         return sys_mprotect(c, addr, length, i.prot)
     if i.op == SHMM_OP_MADVISE:
         return sys_madvise(c, addr, length, <u32> i.value)
+    if i.op == SHMM_OP_USERFAULT or i.op == SHMM_OP_UFFDIO:
+        return execute_userfault(c, r, i, addr, length)
     if i.op == SHMM_OP_NUMA:
         return user_numa_work(c, addr, length)
     if i.op == SHMM_OP_PROBE:

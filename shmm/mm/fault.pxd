@@ -8,18 +8,19 @@
     do_read_fault, do_cow_fault, do_shared_fault     files, classical only
 
 Locks: classical faults hold mmap_lock for read; all take the pte's ptl to write it (walk.pxd).  A handler returns 0 or
-a VM_FAULT_* code, RETRY meaning that speculation gave up, with its reason counted.  Every return that is not success
+a VM_FAULT_* code, RETRY meaning that speculation gave up, with its reason counted, or that the classical fault has to
+wait for userfaultfd and begin anew.  Every return that is not success
 has undone what it took.
 
 Sources: v2 16, 18, 19, 26 and 27/35; facts of the counters: 31/35."""
 
-from shmm.arch.arch cimport copy_page, ld32_relaxed, ld64_relaxed, mutant, st32_relaxed, u32, u64
+from shmm.arch.arch cimport copy_page, ld32_acquire, ld32_relaxed, ld64_relaxed, mutant, st32_relaxed, u32, u64
 from shmm.arch.mutants cimport SHMM_M_COW_ABA, SHMM_M_NOTIFIER_NO_LOCK, SHMM_M_PTE_NONE, SHMM_M_PTE_SAME
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PMD, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ATTEMPT_ANON,
     SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_notifier_trylock_failed, SHMM_C_pgcopy, SHMM_C_pgfault,
     SHMM_C_pgreuse, SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_SPECIAL,
-    SHMM_PTE_WRITE, SHMM_THP_NEVER, SHMM_VM_SHARED, vcpu_t,
+    SHMM_PTE_WRITE, SHMM_THP_NEVER, SHMM_VM_SHARED, SHMM_VM_UFFD_MISSING, SHMM_VM_UFFD_WP, vcpu_t,
 )
 from shmm.mm.anon cimport anon_vma_prepare
 from shmm.mm.anon_page cimport anon_pte, drop_anon_page, install_anon_page
@@ -37,6 +38,7 @@ from shmm.mm.percpu_rwsem cimport percpu_down_read_trylock, percpu_up_read
 from shmm.mm.rcu cimport rcu_note_quiescent
 from shmm.mm.shootdown cimport flush_tlb_mm_range
 from shmm.mm.swap_fault cimport do_swap_page
+from shmm.mm.userfaultfd cimport handle_userfault, uffd_forget, userfaultfd_missing, userfaultfd_pte_wp
 from shmm.mm.vma cimport vm_get_page_prot, vma_is_accessible
 from shmm.mm.vmstat cimport count_vm_event
 from shmm.mm.walk cimport (
@@ -51,6 +53,9 @@ cdef inline u32 map_zero_page(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
         return VM_FAULT_RETRY
     # else somebody filled it meanwhile: done all the same
     if ld64_relaxed(vmf.pte) == 0 or mutant(SHMM_M_PTE_NONE):
+        if userfaultfd_missing(vmf):
+            pte_unmap_unlock(vmf)
+            return handle_userfault(c, vmf, SHMM_VM_UFFD_MISSING)
         set_entry(vmf.pte, vm_get_page_prot(vmf.vma.flags) | SHMM_PTE_SPECIAL | SHMM_PTE_ACCESSED)
     pte_unmap_unlock(vmf)
     return 0
@@ -157,6 +162,9 @@ cdef inline u32 do_wp_page(vcpu_t *c, vm_fault_t *vmf, u64 pte) noexcept nogil:
     cdef u32 ret
     if vmf.speculative:
         count_vm_event(c, SHMM_C_SPF_ATTEMPT_WP)
+    if userfaultfd_pte_wp(vmf, pte):
+        pte_unmap_unlock(vmf)
+        return handle_userfault(c, vmf, SHMM_VM_UFFD_WP)
     if vmf.vma.flags & SHMM_VM_SHARED or (old and wp_can_reuse(c, compound_head(c, old))):
         set_entry(vmf.pte, pte | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
         pte_unmap_unlock(vmf)
@@ -246,5 +254,17 @@ cdef inline u32 handle_mm_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
         return ret if ret else handle_pte_fault(c, vmf)
     ret = walk_and_allocate(c, vmf)
     if ret == VM_FAULT_FALLBACK:
-        ret = handle_pte_fault(c, vmf) & ~<u32> VM_FAULT_RETRY      # collapsed under us: the instruction looks again
+        ret = handle_pte_fault(c, vmf)          # RETRY: collapsed under us, or userfaultfd is to answer
+    return ret
+
+
+cdef inline u32 handle_kernel_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    """The same for a page that the kernel itself wants, under the lock that its caller keeps: what userfaultfd would have
+    to answer is a VM_FAULT_SIGBUS."""
+    cdef u32 ret = handle_mm_fault(c, vmf)
+    while ret & VM_FAULT_RETRY:
+        if ld32_acquire(&c.me.uffd_wait):       # pairs with the release in uffd_unlink
+            uffd_forget(c, vmf.mm)
+            return VM_FAULT_SIGBUS
+        ret = handle_mm_fault(c, vmf)
     return ret

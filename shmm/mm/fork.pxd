@@ -22,8 +22,9 @@ from shmm.arch.arch cimport (
 )
 from shmm.arch.mutants cimport SHMM_M_FORK_NO_FLUSH, SHMM_M_FORK_READ_LOCK, SHMM_M_NOTIFIER_FORK
 from shmm.layout cimport (
-    SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_VM_DONTCOPY,
-    SHMM_VM_FORKED, SHMM_VM_LOCKED, SHMM_VM_SHARED, SHMM_VM_WIPEONFORK, mm_t, vcpu_t,
+    SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_UFFD_WP, SHMM_PTE_WRITE,
+    SHMM_VM_DONTCOPY, SHMM_VM_FORKED, SHMM_VM_LOCKED, SHMM_VM_SHARED, SHMM_VM_UFFD_MISSING, SHMM_VM_UFFD_WP,
+    SHMM_VM_WIPEONFORK, mm_t, vcpu_t,
 )
 from shmm.mm.anon cimport anon_vma_alloc
 from shmm.mm.file cimport get_file
@@ -53,7 +54,7 @@ cdef inline void copy_present_pte(vcpu_t *c, mm_t *new, a64 *src, a64 *dst, bint
         return
     if not pte_present(pte):
         swap_duplicate(c, swp_offset(pte))
-        set_entry(dst, pte)
+        set_entry(dst, pte & ~SHMM_PTE_UFFD_WP)
         return
     if not shared:
         while cmpxchg64(src, pte, pte & ~SHMM_PTE_WRITE) != pte:        # the MMU may set a bit meanwhile
@@ -67,7 +68,7 @@ cdef inline void copy_present_pte(vcpu_t *c, mm_t *new, a64 *src, a64 *dst, bint
             fetch_add64_relaxed(&new.rss_anon, 1)
         else:
             fetch_add64_relaxed(&new.rss_file, 1)
-    set_entry(dst, pte)
+    set_entry(dst, pte & ~SHMM_PTE_UFFD_WP)
 
 
 cdef inline i64 copy_page_range(vcpu_t *c, mm_t *old, mm_t *new, u64 addr, u64 end, bint shared) noexcept nogil:
@@ -121,8 +122,10 @@ cdef inline i64 dup_vma(vcpu_t *c, mm_t *old, mm_t *new, u32 vma) noexcept nogil
     cdef bint has_pages = ld32_relaxed(&c.vmas[vma].anon_vma) != 0 and not flags & SHMM_VM_WIPEONFORK
     cdef u32 file = ld32_relaxed(&c.vmas[vma].file)
     cdef u32 anon
+    # a child is not registered with its parent's userfaultfd (there is no UFFD_FEATURE_EVENT_FORK)
+    cdef u64 inherited = flags & ~(SHMM_VM_LOCKED | SHMM_VM_FORKED | SHMM_VM_UFFD_MISSING | SHMM_VM_UFFD_WP)
     cdef u32 copy = vm_area_alloc(c, <u32> (new - c.mms), vma_start(c, vma), vma_end(c, vma),
-                                  flags & ~(SHMM_VM_LOCKED | SHMM_VM_FORKED) | (SHMM_VM_FORKED if has_pages else 0),
+                                  inherited | (SHMM_VM_FORKED if has_pages else 0),
                                   ld64_relaxed(&c.vmas[vma].pgoff), file)
     if copy == 0:
         return -ENOMEM

@@ -39,7 +39,7 @@ from shmm.layout cimport (
     SHMM_C_gup_fast, SHMM_C_gup_slow, SHMM_PAGE_SIZE, SHMM_PTE_PRESENT, SHMM_PTE_SPECIAL, SHMM_TASK_SIZE, SHMM_VM_EXEC,
     SHMM_VM_READ, SHMM_VM_WRITE, mm_t, vcpu_t,
 )
-from shmm.mm.fault cimport handle_mm_fault, put_page
+from shmm.mm.fault cimport handle_kernel_fault, put_page
 from shmm.mm.find_vma cimport vma_lookup
 from shmm.mm.frame cimport frame_bytes
 from shmm.mm.huge_frame cimport compound_head
@@ -157,7 +157,7 @@ cdef inline i64 gup_slow_locked(vcpu_t *c, mm_t *mm, u64 addr, pinned_t *page) n
     vmf.flags = 0
     vmf.speculative = False
     while not follow_page(c, &vmf, page):
-        ret = handle_mm_fault(c, &vmf)
+        ret = handle_kernel_fault(c, &vmf)
         if ret:
             return -ENOMEM if ret & VM_FAULT_OOM else -EFAULT
     return 0

@@ -391,6 +391,7 @@ cdef inline u64 check_I6(vcpu_t *c, breach_t *found) noexcept nogil:
             bad += breach(found, 6, i, b"mmap_lock held", 0, ld64_relaxed(&c.mms[i].mmap_lock.count), 0)
         bad += check_free(&c.mms[i].mmap_lock.wait_lock, i, b"wait_lock held", found)
         bad += check_free(&c.mms[i].page_table_lock, i, b"page_table_lock held", found)
+        bad += check_free(&c.mms[i].uffd_lock, i, b"uffd_lock held", found)
     for i in range(c.g.ncpu):
         if ld64_relaxed(&c.cpus[i].state) & SHMM_IRQ_OFF or get32(&c.cpus[i].irq_depth):
             bad += breach(found, 6, 0, b"interrupts off on cpu", i, ld64_relaxed(&c.cpus[i].state), 0)

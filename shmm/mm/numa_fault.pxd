@@ -22,8 +22,8 @@ The hole.  The series made the first lock a revalidating one and left the rest a
 Classical faults are safe there, for they hold mmap_lock.  Here the second lock revalidates like the first, and gives
 up where that fails.  The mutant NUMA_SECOND_LOCK is the series to the letter.  (Found by reading, no mail has it.)
 
-Which node is right is decided by the first fault, not by the second from the same node as in should_numa_migrate_memory;
-only anonymous pages move."""
+Which node is right is decided by the first fault, not by the second from the same node as in
+should_numa_migrate_memory; only anonymous pages move."""
 
 from shmm.arch.arch cimport ld32_relaxed, ld64_relaxed, mutant, u32, u64
 from shmm.arch.mutants cimport SHMM_M_NUMA_SECOND_LOCK

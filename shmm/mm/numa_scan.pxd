@@ -6,8 +6,8 @@ permissions: that difference is what tells a hint from a forbidden access.  In t
 its memory at a time, on its way back to user mode; here a program says when and where.
 
 mmap_lock is held for read: mmap_seq does not move, and a speculative fault that has seen the pte before finds it
-changed under the ptl.  The flush comes after the ptl is dropped.  Until then a CPU may still write through the translation it
-has, while another already faults: so whoever moves the page flushes once more (migrate.pxd).
+changed under the ptl.  The flush comes after the ptl is dropped.  Until then a CPU may still write through the
+translation it has, while another already faults: so whoever moves the page flushes once more (migrate.pxd).
 
 Left alone, as in the kernel: the zero page, pages that processes share copy-on-write (whose would the fault be?), and
 mappings of files that are only read.

@@ -22,7 +22,9 @@ Source: madvise_pageout of mm/madvise.c; try_to_unmap and pageout of mm/rmap.c a
 
 from shmm.arch.arch cimport a64, copy_page, ld32_relaxed, ld64_relaxed, mutant, u32, u64, xchg64
 from shmm.arch.mutants cimport SHMM_M_SWAP_EARLY, SHMM_M_SWAP_NO_FLUSH
-from shmm.layout cimport SHMM_C_pswpout, SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, mm_t, vcpu_t
+from shmm.layout cimport (
+    SHMM_C_pswpout, SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_UFFD_WP, mm_t, vcpu_t,
+)
 from shmm.mm.frame cimport add_batched, frame_bytes
 from shmm.mm.lru cimport put_page
 from shmm.mm.page_table cimport (
@@ -54,7 +56,7 @@ cdef inline bint unmap_to_slot(vcpu_t *c, mm_t *mm, a64 *entry, u64 addr, u32 sl
         return False
     if not mutant(SHMM_M_SWAP_EARLY):
         copy_page(swap_bytes(c, slot), frame_bytes(c, pfn), SHMM_PAGE_SIZE)
-    set_entry(entry, swp_entry(slot))
+    set_entry(entry, swp_entry(slot) | pte & SHMM_PTE_UFFD_WP)
     add_batched(&c.me.rss_anon, &mm.rss_anon, -1)
     return True
 

@@ -19,7 +19,7 @@ from shmm.layout cimport (
     SHMM_C_gup_faults, SHMM_PAGE_SIZE, SHMM_PTE_WRITE, SHMM_VM_EXEC, SHMM_VM_IO, SHMM_VM_PFNMAP, SHMM_VM_READ,
     SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, vcpu_t,
 )
-from shmm.mm.fault cimport handle_mm_fault
+from shmm.mm.fault cimport handle_kernel_fault
 from shmm.mm.find_vma cimport find_vma, vma_lookup
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock
 from shmm.mm.page_table cimport pte_at, pte_present
@@ -46,7 +46,7 @@ cdef inline i64 faultin_page(vcpu_t *c, mm_t *mm, u32 vma, u64 addr, u32 access)
     vmf.address = addr
     vmf.flags = access
     vmf.speculative = False
-    ret = handle_mm_fault(c, &vmf)
+    ret = handle_kernel_fault(c, &vmf)
     if ret:
         return -ENOMEM if ret & VM_FAULT_OOM else -EFAULT
     count_vm_event(c, SHMM_C_gup_faults)

@@ -5,8 +5,8 @@ exclusive already (kernels since 6.1 save that fault)."""
 
 from shmm.arch.arch cimport ld32_relaxed, u64
 from shmm.layout cimport (
-    SHMM_FRAME_ANON, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_USER, SHMM_PTE_WRITE,
-    SHMM_VM_SHARED, SHMM_VM_WRITE, vcpu_t,
+    SHMM_FRAME_ANON, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_UFFD_WP,
+    SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_VM_SHARED, SHMM_VM_WRITE, vcpu_t,
 )
 from shmm.mm.huge_frame cimport compound_head
 from shmm.mm.page_table cimport pte_pfn
@@ -17,8 +17,9 @@ cdef enum:
 
 
 cdef inline bint can_change_pte_writable(vcpu_t *c, u64 flags, u64 pte) noexcept nogil:
-    """A private anonymous page that nobody shares may become writable without a fault."""
-    return (flags & SHMM_VM_WRITE != 0 and not flags & SHMM_VM_SHARED and not pte & SHMM_PTE_SPECIAL
+    """A private anonymous page that nobody shares, nor watches, may become writable without a fault."""
+    return (flags & SHMM_VM_WRITE != 0 and not flags & SHMM_VM_SHARED
+            and not pte & (SHMM_PTE_SPECIAL | SHMM_PTE_UFFD_WP)
             and ld32_relaxed(&c.frames[compound_head(c, pte_pfn(pte))].kind) == SHMM_FRAME_ANON
             and ld32_relaxed(&c.frames[compound_head(c, pte_pfn(pte))].exclusive) != 0)
 

@@ -58,7 +58,7 @@ Lock order of the whole memory manager, outermost first (a lock may be taken whi
                                   a second inside one, old before new: nobody else holds two, and mmap_lock,
                                   held for write, keeps out another mremap of the same tables
             lru_lock              of one node at a time
-            zone.lock, huge_pool.lock, vma_pool.lock, anon_pool.lock, swap_pool.lock, cache_lock
+            zone.lock, huge_pool.lock, vma_pool.lock, anon_pool.lock, swap_pool.lock, cache_lock, uffd_lock
                                   innermost, never nested in one another
     rwsem.wait_lock               inside nothing, holds nothing
     rcu_lock                      only ever tried

@@ -23,7 +23,7 @@ from shmm.arch.arch cimport copy_page, ld64_relaxed, mutant, u32, u64
 from shmm.arch.mutants cimport SHMM_M_SWAP_READ_EARLY
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_SWAP, SHMM_C_pgmajfault, SHMM_C_pswpin, SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE,
-    SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_WRITE, SHMM_VM_WRITE, vcpu_t,
+    SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_UFFD_WP, SHMM_PTE_WRITE, SHMM_VM_WRITE, vcpu_t,
 )
 from shmm.mm.anon_page cimport drop_anon_page
 from shmm.mm.frame cimport add_batched, alloc_frame, charge, frame_bytes
@@ -40,6 +40,8 @@ from shmm.mm.walk cimport (
 
 cdef inline u64 swapped_in_pte(vm_fault_t *vmf, u32 pfn) noexcept nogil:
     cdef u64 pte = <u64> pfn << SHMM_PAGE_SHIFT | vm_get_page_prot(vmf.vma.flags) | SHMM_PTE_ACCESSED
+    if vmf.orig_pte & SHMM_PTE_UFFD_WP:         # the store that may have come here faults again, and waits
+        return pte | SHMM_PTE_UFFD_WP
     if vmf.vma.flags & SHMM_VM_WRITE:
         pte |= SHMM_PTE_WRITE
     return pte | SHMM_PTE_DIRTY if vmf.flags & FAULT_WRITE else pte

@@ -49,7 +49,7 @@ cdef enum:                      # what a fault handler returns; 0 is success
     VM_FAULT_OOM = 1
     VM_FAULT_SIGBUS = 2
     VM_FAULT_SIGSEGV = 0x40
-    VM_FAULT_RETRY = 0x400      # speculation gave up
+    VM_FAULT_RETRY = 0x400      # speculation gave up; classical: wait for userfaultfd, without the lock
 
 # One fault in progress (struct vm_fault).
 cdef struct vm_fault_t:

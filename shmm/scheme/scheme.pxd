@@ -28,7 +28,8 @@ cdef inline bint probe_by_scheme(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
 
 cdef inline i64 do_user_addr_fault(vcpu_t *c, mm_t *mm, u64 addr, u32 access) noexcept nogil:
     """0: try the instruction again.  -EFAULT: SIGSEGV.  -SHMM_SIGBUS.  -ENOMEM: memory is out, also after what this
-    CPU has deferred was reclaimed."""
+    CPU has deferred was reclaimed.  -SHMM_STOPPED or -EAGAIN: the answer it waits for does not come
+    (userfaultfd.pxd)."""
     cdef u32 ret
     count_vm_event(c, SHMM_C_user_faults)
     ret = fault_by_scheme(c, mm, addr, access)

@@ -17,7 +17,7 @@ CPUS, PAGES, SLOTS = 4, 4096, 700       # the area is full at times
 
 
 def chaos(seed: int, child: int) -> Program:
-    """Random operations, swapping out and hints for NUMA balancing, until the run is stopped; now and then in a copy."""
+    """Random operations, swapping out and hints for NUMA balancing, until the run is stopped; partly in a copy."""
     dice, p = random.Random(seed), Program()
 
     def some(n: int) -> None:

@@ -97,6 +97,23 @@ CHECK_CALL void check_clear(void *page, uint32_t size)
 		}
 }
 
+CHECK_CALL void check_fill_page(void *page, int byte, uint32_t size)
+{
+	uint32_t offset = check_offset(page);
+	uint64_t word = 0x0101010101010101ull * (uint8_t)byte;
+
+	if (!chk.on) {
+		memset(page, byte, size);
+		return;
+	}
+	bulk_begin(page);
+	plain_write(page_cell(offset), offset);
+	check_trace(SHMM_ST_PLAIN, offset, size & 0xff, 0, word);
+	for (uint32_t at = offset; at < offset + size; at += 8)
+		if (check_peek(at, 8) != word)
+			content_store(at, word);
+}
+
 CHECK_CALL void check_copy(void *to, const void *from, uint32_t size)
 {
 	uint32_t target = check_offset(to), source = check_offset(from), t, s;
