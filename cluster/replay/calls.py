@@ -4,7 +4,7 @@ Mappings go where the recorded kernel put them (MAP_FIXED).  Every record may fa
 afterwards what came of it.  mremap is not an operation of programs: it becomes an munmap of what it left and an mmap
 of what it came to, whose pages must be faulted in again (which no recorded fault notices: they were present).
 
-A file's identity is not recorded.  Mappings with the same length, offset, permissions and flags count as the same
+Which file is mapped, recordings of `shmm record` tell; of others, mappings with the same length, offset, permissions and flags count as the same
 file, in all processes, so that libraries share their page cache; page 0 is where the mapping begins.
 
 Our files count as cached in whole, so that fault-around maps the neighbours of what is read.  Where the trace shows
@@ -27,11 +27,15 @@ from shmm.cluster.replay.presence import ELSEWHERE, EXEC, RACED, READ, WRITE, Ca
 from shmm.cluster.replay.recording import FETCH, PRESENT
 from shmm.cluster.replay.recording import WRITE as WRITE_FAULT
 from shmm.cluster.replay.space import arrival, departure, page_up
-from shmm.cluster.replay.trace import Event
+from shmm.cluster.replay.trace import FILE, SPECIAL, Event
 from shmm.program import COUNT, MAY_FAIL
+from shmm.program import WRITE as WRITES
 
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_TYPE = 0x01, 0x02, 0x10, 0x20, 0x0F
-MAP_SHARED_VALIDATE = 0x03
+MAP_SHARED_VALIDATE, MAP_POPULATE = 0x03, 0x8000
+MLOCK_ONFAULT = 1
+POPULATE_READ, POPULATE_WRITE = 22, 23
+POPULATED = 1 << 16                         # pages at most: what is populated beyond 256 MiB faults when it is used
 MREMAP_DONTUNMAP = 4
 NO_FD = 0xFFFFFFFF
 PROT_MASK = READ | WRITE | EXEC
@@ -126,6 +130,28 @@ class Calls:
             self.map(live, at, at + step, Mapping(run.prot, file, shift, inferred=True))
             self.counts["inferred mappings"] += 1
 
+    def mapped(self, live: Live, event: Event, cold: bool) -> None:
+        """What execve has mapped, or a call that is not recorded.  The vdso and its like know no fault-around: each of
+        their pages is mapped alone."""
+        start, length, prot, shared, what, *_, offset = event.args
+        end, cold = page_up(start + length), cold and not shared
+        self.counts["cold file mappings"] += cold
+        if what == SPECIAL:
+            for at in range(start, end, 1 << PAGE_SHIFT):
+                file = self.files.number((-4, offset + at - start, length, prot))
+                self.map(live, at, at + (1 << PAGE_SHIFT), Mapping(prot, file, at >> PAGE_SHIFT))
+        elif what == FILE:
+            self.map(live, start, end, self._of_file(event.args, cold))
+        else:
+            self.map(live, start, end, Mapping(prot))
+
+    def _of_file(self, mapped: tuple[int, ...], cold: bool) -> Mapping:
+        """A mapping of a file whose device and inode are known."""
+        start, _, prot, shared, _, device, inode, offset = mapped
+        key = (-3, len(self.files.sizes)) if cold else (-5, device, inode)
+        first = 0 if cold else offset >> PAGE_SHIFT
+        return Mapping(prot, self.files.number(key, shmem=cold), (start >> PAGE_SHIFT) - first, bool(shared))
+
     # ---- faults --------------------------------------------------------------------------------------------
 
     def fault(self, live: Live, event: Event, image: Image, cpu: int) -> tuple[Place, str]:
@@ -169,10 +195,12 @@ class Calls:
 
     # ---- calls ---------------------------------------------------------------------------------------------
 
-    def call(self, live: Live, event: Event, result: int | None, cold: bool) -> Place | None:
+    def call(
+        self, live: Live, event: Event, result: int | None, cold: bool, mapped: tuple[int, ...] | None = None,
+    ) -> Place | None:
         """A call's effect; None if it has none here: it failed, or its result was not recorded, or is unknown.
 
-        cold: what it maps was not in the page cache."""
+        cold: what it maps was not in the page cache.  mapped: what perf says that it has mapped."""
         if result is None:
             self.counts["calls without a result"] += 1
             return None
@@ -180,11 +208,23 @@ class Calls:
             self.counts["failed calls"] += 1
             return None
         if event.call == "mmap":
-            return self._mmap(live, event, result, cold)
+            return self._mmap(live, event, result, cold, mapped)
         place: Place | None = getattr(self, "_" + event.call)(live, event, result)
         return place
 
-    def _mmap(self, live: Live, event: Event, result: int, cold: bool) -> Place:
+    def _mmap(
+        self, live: Live, event: Event, result: int, cold: bool, mapped: tuple[int, ...] | None,
+    ) -> Place:
+        _, length, prot, flags, fd, offset = event.args
+        end = page_up(result + length)
+        mapping = self._what(event, result, cold, mapped)
+        place = self.map(live, result, end, mapping)
+        if flags & MAP_POPULATE:
+            self._populate(live, result, end)
+        return place
+
+    def _what(self, event: Event, result: int, cold: bool, mapped: tuple[int, ...] | None) -> Mapping:
+        """What an mmap has mapped at result."""
         _, length, prot, flags, fd, offset = event.args
         end = page_up(result + length)
         kind = flags & MAP_TYPE
@@ -193,12 +233,43 @@ class Calls:
         if not flags & MAP_ANONYMOUS and fd & NO_FD != NO_FD:
             cold = cold and not shared
             self.counts["cold file mappings"] += cold
+            if mapped is not None and mapped[4] == FILE:
+                return replace(self._of_file((result, *mapped[1:]), cold), prot=prot & PROT_MASK, shared=shared)
             key = (-3, len(self.files.sizes)) if cold else (offset, end - result, prot, kind)
             file = self.files.number(key, shmem=cold)
         elif shared:
             file = self.files.number((-2, len(self.files.sizes)), shmem=True)
         shift = result >> PAGE_SHIFT if file else 0
-        return self.map(live, result, end, Mapping(prot & PROT_MASK, file, shift, shared))
+        return Mapping(prot & PROT_MASK, file, shift, shared)
+
+    def _populate(self, live: Live, start: int, end: int, write: bool | None = None) -> None:
+        """Pages that the kernel brought in without a fault.  write: None is as mlock does, for writing where that gives a
+        private page."""
+        if end - start > POPULATED << PAGE_SHIFT:
+            self.counts["populating skipped"] += 1
+            return
+        for low, high, mapping in live.presence.maps.overlapping(start, end):
+            stores = bool(mapping.prot & WRITE and not mapping.shared) if write is None else write
+            if not mapping.prot & (WRITE if stores else READ):
+                continue
+            for page in range(low >> PAGE_SHIFT, high >> PAGE_SHIFT):
+                live.presence.access(page << PAGE_SHIFT, WRITE if stores else READ, 0)
+                self._reach(live, page << PAGE_SHIFT)
+            self.emit("TOUCH", addr=low, length=1 << PAGE_SHIFT, count=high - low >> PAGE_SHIFT,
+                      opf=MAY_FAIL | (WRITES if stores else 0))
+            self.counts["pages populated"] += high - low >> PAGE_SHIFT
+
+    def _mlock(self, live: Live, event: Event, result: int) -> None:
+        start, length = event.args[:2]
+        self._populate(live, start & -4096, page_up(start + length))
+
+    def _mlock2(self, live: Live, event: Event, result: int) -> None:
+        if not event.args[2] & MLOCK_ONFAULT:
+            self._mlock(live, event, result)
+
+    def _shmdt(self, live: Live, event: Event, result: int) -> Place | None:
+        found = live.presence.maps.find(event.args[0])
+        return None if found is None else self.unmap(live, found[0], found[1])
 
     def _munmap(self, live: Live, event: Event, result: int) -> Place:
         start, length = event.args
@@ -211,6 +282,9 @@ class Calls:
 
     def _madvise(self, live: Live, event: Event, result: int) -> Place | None:
         start, length, advice = event.args
+        if advice in (POPULATE_READ, POPULATE_WRITE):
+            self._populate(live, start, page_up(start + length), advice == POPULATE_WRITE)
+            return None
         if advice in GONE:
             advice = DONTNEED
         elif advice not in ADVICE:

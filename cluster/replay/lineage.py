@@ -21,19 +21,21 @@ from shmm.cluster.replay.execs import Execs
 from shmm.cluster.replay.image import PAGE_SHIFT, WINDOW, Image
 from shmm.cluster.replay.recording import FETCH, PRESENT, WRITE, Birth, Recording, Task
 from shmm.cluster.replay.space import NO_FILE, READ_WRITE, REGION_SHIFT, Space, arrival, departure, page_up
-from shmm.cluster.replay.trace import FAULT, FLUSH, Event
+from shmm.cluster.replay.trace import FAULT, FILE, KERNEL_FAULT, MAPPED, STACK, Event
 
 TASK_SIZE = 0x7FFFFFFFF000
 LOWEST = 0x10000                            # vm.mmap_min_addr: nothing is ever mapped below
 ANONYMOUS = 0x20
 DONTNEED, REMOVE = 4, 9
+AT_ENTER = frozenset({"munmap", "mprotect", "madvise", "mlock", "mlock2", "shmdt"})
 COLD = 8                                    # a file is cold if one in so many windows was incomplete
 
 
 @dataclass(slots=True)
 class Step:
     """One thing to replay at an event: "exec" (a fresh space), "attach", "leave", "fork" (other: the child's space),
-    "bury" (other: a copy that is never seen used), "fault", "call", or "vacate": what an mremap moves away from."""
+    "bury" (other: a copy that is never seen used), "fault", "kernel_fault", "mapped" (by execve, or a call that is not
+    recorded), "call", or "vacate": what an mremap moves away from."""
 
     what: str
     task: Task
@@ -69,7 +71,7 @@ class Lineage:
         for task in self.recording.tasks:
             ends[task.leaves_after].append(task)
         for i, event in enumerate(self.events):
-            if event.name == FLUSH:
+            if i in self.recording.asides:
                 continue
             for birth in forks.pop(i, ()):
                 self._fork(birth, i)
@@ -189,10 +191,15 @@ class Lineage:
 
     def _event(self, task: Task, space: Space, i: int, event: Event) -> None:
         if event.name == FAULT:
-            self._fault(task, space, i, event)
+            self._fault(task, space, i, event, "fault")
+        elif event.name == KERNEL_FAULT:
+            if LOWEST <= event.args[0] < TASK_SIZE:
+                self._fault(task, space, i, event, "kernel_fault")
+        elif event.name == MAPPED:
+            self._mapped(task, space, i, event)
         elif event.name == "enter":
             result = self.recording.result(i)
-            if event.call in ("munmap", "mprotect", "madvise"):
+            if event.call in AT_ENTER:
                 self._call(task, space, i, event, result)
             elif event.call == "mremap" and result is not None and result >= 0:
                 self.steps.append(Step("vacate", task, space, i))
@@ -201,13 +208,23 @@ class Lineage:
             enter = self.recording.enters[i]
             self._call(task, space, enter, self.events[enter], event.args[0])
 
-    def _fault(self, task: Task, space: Space, i: int, event: Event) -> None:
+    def _mapped(self, task: Task, space: Space, i: int, event: Event) -> None:
+        """Something that no recorded call has mapped: execve, or shmat.  A stack grows under faults, so all of it is
+        there from the beginning, as an inferred mapping."""
+        start, length, prot, _, what, *_ = event.args
+        if what == STACK:
+            space.image.note_range(start, start + length)
+            return
+        space.map(start, start + length, prot, i if what == FILE else NO_FILE)
+        self.steps.append(Step("mapped", task, space, i))
+
+    def _fault(self, task: Task, space: Space, i: int, event: Event, what: str) -> None:
         address, ip, error = event.args
         if LOWEST <= address < TASK_SIZE:
             self._evidence(space, address, error)
         space.regions.update((address >> REGION_SHIFT, ip >> REGION_SHIFT))
         space.touched.add(address >> PAGE_SHIFT)
-        self.steps.append(Step("fault", task, space, i))
+        self.steps.append(Step(what, task, space, i))
 
     def _evidence(self, space: Space, address: int, error: int) -> None:
         """What a fault says about mappings that nobody recorded, and about the page cache."""
@@ -244,7 +261,11 @@ class Lineage:
             space.map(*arrival(event, result), found[2][1] if found else READ_WRITE)
         elif call == "brk":
             space.set_brk(result)
-        else:
+        elif call == "shmdt":
+            found = space.mapped.find(args[0])
+            if found is not None:
+                space.unmap(found[0], found[1])
+        elif call in ("mprotect", "madvise"):
             for low, high in space.mapped.gaps(args[0], end):
                 space.image.note_range(low, high)
             if call == "mprotect":

@@ -132,9 +132,19 @@ class Translator:
         self.faults.append(place)
         self.expected.append(expected)
 
+    def _kernel_fault(self, step: Step) -> None:
+        """The kernel has touched user memory: here the program does, which no report counts."""
+        self.calls.fault(self.live[step.space], self.recording.events[step.index], step.space.image, self.current)
+        self.counts["kernel-mode faults"] += 1
+
+    def _mapped(self, step: Step) -> None:
+        self.calls.mapped(self.live[step.space], self.recording.events[step.index], self.lineage.cold(step.index))
+        self.counts["mappings of execs"] += 1
+
     def _call(self, step: Step) -> None:
         event, result = self.recording.events[step.index], self.recording.result(step.index)
-        place = self.calls.call(self.live[step.space], event, result, self.lineage.cold(step.index))
+        place = self.calls.call(self.live[step.space], event, result, self.lineage.cold(step.index),
+                                self.recording.mapped.get(step.index))
         if place is not None:
             self.replayed.append(place)
 
