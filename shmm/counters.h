@@ -8,7 +8,9 @@
 	X(pgfault)                      /* handle_mm_fault entries: an abort past entry counts twice */   \
 	X(user_faults)                  /* exceptions from user mode: once per fault */                   \
 	X(faults_classic)               /* faults that took the mmap lock */                              \
+	X(gup_faults)                   /* taken by the kernel to populate; min_flt counts them too */       \
 	X(faults_segv) X(faults_sigbus) X(faults_oom)                                                     \
+	X(stack_growths)                /* faults that made a VMA grow downwards */                        \
 	X(spf_attempt) X(spf_abort) X(spf_success)                                                        \
 	X(SPF_ABORT_ODD) X(SPF_ABORT_UNMAPPED) X(SPF_ABORT_NO_SPECULATE) X(SPF_ABORT_VMA_COPY)            \
 	X(SPF_ABORT_ACCESS_ERROR) X(SPF_ABORT_PUD) X(SPF_ABORT_PMD) X(SPF_ABORT_ANON_VMA)                 \

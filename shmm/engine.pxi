@@ -45,7 +45,8 @@ cdef extern from "layout_fields.h" nogil:
 
 GEOMETRY = ("ncpu", "nmm", "nvma", "nanon", "nfile", "ncache", "nframe", "ninsn")
 POLICY = ("scheme", "walk_policy", "table_free_policy", "ipi_policy", "force_speculation", "zeroing", "paranoid",
-          "fault_around", "shared_core", "queued_spinlocks", "rcu_poll_every", "nnode")
+          "fault_around", "shared_core", "queued_spinlocks", "rcu_poll_every", "nnode", "stack_growth", "thp_align",
+          "max_map_count", "rlimit_as", "rlimit_stack", "totalram")
 
 
 def layout_fields():
@@ -96,11 +97,14 @@ def constants():
 cdef int fill_header(seg_t *g, geometry, policy) except -1:
     cdef dict p = {"scheme": 0, "walk_policy": 0, "table_free_policy": 0, "ipi_policy": 0, "force_speculation": 0,
                    "zeroing": 1, "paranoid": 0, "fault_around": 16, "shared_core": 0, "queued_spinlocks": 0,
-                   "rcu_poll_every": 64, "nnode": 1, "cpu_node": b""}
+                   "rcu_poll_every": 64, "nnode": 1, "cpu_node": b"", "stack_growth": 0, "thp_align": 0,
+                   "max_map_count": L.SHMM_MAX_MAP_COUNT, "rlimit_as": 0, "rlimit_stack": L.SHMM_RLIMIT_STACK,
+                   "totalram": 0}
     p.update(policy)
     (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn) = [geometry[k] for k in GEOMETRY]
     (g.scheme, g.walk_policy, g.table_free_policy, g.ipi_policy, g.force_speculation, g.zeroing, g.paranoid,
-     g.fault_around, g.shared_core, g.queued_spinlocks, g.rcu_poll_every, g.nnode) = [p[k] for k in POLICY]
+     g.fault_around, g.shared_core, g.queued_spinlocks, g.rcu_poll_every, g.nnode, g.stack_growth,
+     g.thp_align, g.max_map_count, g.rlimit_as, g.rlimit_stack, g.totalram) = [p[k] for k in POLICY]
     for cpu, node in enumerate(p["cpu_node"]):
         g.cpu_node[cpu] = node
     segment_layout(g)

@@ -201,6 +201,7 @@ typedef struct {
 	p32 map_count;
 	p64 mmap_base;
 	p64 start_brk, brk;
+	p64 start_stack;                           /* an address in the first stack, 0: none */
 	p64 total_vm;                              /* pages */
 	p64 locked_vm;
 
@@ -279,6 +280,11 @@ typedef struct {
 	uint32_t force_speculation, zeroing, paranoid, fault_around;     /* fault_around: pages, 1 is off */
 	uint32_t shared_core, queued_spinlocks;    /* more CPUs than cores; see mm/spinlock.pxd */
 	uint32_t rcu_poll_every;                   /* of so many polls for RCU, one looks at every CPU's state */
+	uint32_t stack_growth;                     /* VMAs with VM_GROWSDOWN grow, with a guard gap below (mm/stack.pxd) */
+	uint32_t thp_align;                        /* mappings of whole 2 MiB begin at a boundary (mm/find_vma.pxd) */
+	uint32_t max_map_count;                    /* vm.max_map_count */
+	uint32_t rlimit_as, rlimit_stack;          /* RLIMIT_AS (0: none) and RLIMIT_STACK, in pages */
+	uint32_t totalram;                         /* pages that one request may ask for (OVERCOMMIT_GUESS); 0: any */
 	uint32_t creator_pid;
 	uint64_t creator_start;
 	uint8_t cpu_node[SHMM_MAX_CPU];            /* of memory; of a frame: frame_node (mm/frame.pxd) */

@@ -10,10 +10,11 @@ cdef extern from "layout.h" nogil:
     const u64 SHMM_PTRS_PER
     const u64 SHMM_TASK_SIZE
     const u64 SHMM_MMAP_BASE, SHMM_MMAP_MIN
-    const u64 SHMM_BRK_BASE
+    const u64 SHMM_BRK_BASE, SHMM_LEGACY_BASE, SHMM_32BIT_BASE, SHMM_32BIT_END
     const u64 SHMM_PTE_PRESENT, SHMM_PTE_WRITE, SHMM_PTE_USER, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_PROTNONE
     const u64 SHMM_PTE_SPECIAL, SHMM_PTE_NX, SHMM_PTE_PFN
     const u64 SHMM_MAX_CPU, SHMM_MAX_MM, SHMM_MAX_NODE, SHMM_MAX_MAP_COUNT
+    const u64 SHMM_STACK_GUARD_GAP, SHMM_RLIMIT_STACK
     const u64 SHMM_TLB_L1_SETS, SHMM_TLB_L1_WAYS, SHMM_TLB_L2_SETS, SHMM_TLB_L2_WAYS
     const u64 SHMM_ASIDS
     const u64 SHMM_PCP_BATCH, SHMM_PCP_HIGH
@@ -26,7 +27,8 @@ cdef extern from "layout.h" nogil:
     const u64 SHMM_VM_READ, SHMM_VM_WRITE, SHMM_VM_EXEC, SHMM_VM_SHARED, SHMM_VM_MAYREAD, SHMM_VM_MAYWRITE
     const u64 SHMM_VM_MAYEXEC, SHMM_VM_MAYSHARE, SHMM_VM_GROWSDOWN, SHMM_VM_LOCKED, SHMM_VM_SEQ_READ
     const u64 SHMM_VM_RAND_READ, SHMM_VM_DONTCOPY, SHMM_VM_NORESERVE, SHMM_VM_DONTDUMP, SHMM_VM_HUGEPAGE
-    const u64 SHMM_VM_NOHUGEPAGE
+    const u64 SHMM_VM_NOHUGEPAGE, SHMM_VM_PFNMAP, SHMM_VM_IO, SHMM_VM_DONTEXPAND, SHMM_VM_ACCOUNT, SHMM_VM_WIPEONFORK
+    const u64 SHMM_VM_MIXEDMAP, SHMM_VM_SPECIAL, SHMM_VM_FORKED
     const u64 SHMM_VMA_POISON
     const u64 SHMM_SIGBUS
     const u64 SHMM_STOPPED
@@ -127,6 +129,7 @@ cdef extern from "layout.h" nogil:
         p64 mmap_base
         p64 start_brk
         p64 brk
+        p64 start_stack
         p64 total_vm
         p64 locked_vm
         p32 pgd
@@ -207,6 +210,7 @@ cdef extern from "layout.h" nogil:
         u32 fault_around
         u32 shared_core, queued_spinlocks
         u32 rcu_poll_every
+        u32 stack_growth, thp_align, max_map_count, rlimit_as, rlimit_stack, totalram
         u32 creator_pid
         u64 creator_start
         u8 cpu_node[1]
@@ -264,7 +268,7 @@ cdef extern from "layout.h" nogil:
     # counters: an index into cpu_t.counter
     const u32 SHMM_NCOUNTER
     const u32 SHMM_C_ops, SHMM_C_pgfault, SHMM_C_user_faults, SHMM_C_faults_classic, SHMM_C_faults_segv
-    const u32 SHMM_C_faults_sigbus, SHMM_C_faults_oom, SHMM_C_spf_attempt, SHMM_C_spf_abort, SHMM_C_spf_success
+    const u32 SHMM_C_faults_sigbus, SHMM_C_gup_faults, SHMM_C_stack_growths, SHMM_C_faults_oom, SHMM_C_spf_attempt, SHMM_C_spf_abort, SHMM_C_spf_success
     const u32 SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_UNMAPPED, SHMM_C_SPF_ABORT_NO_SPECULATE
     const u32 SHMM_C_SPF_ABORT_VMA_COPY, SHMM_C_SPF_ABORT_ACCESS_ERROR, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ABORT_PMD
     const u32 SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD

@@ -72,8 +72,8 @@ class Machine:
         table_free: str = "ipi", ipi: str = "mailbox", address_spaces: int = 8, **policy: Any,
     ) -> None:
         """memory: for data pages, in bytes or as 64MiB; page tables come on top.  address_spaces: how many
-        may exist at once.  The policies are those of shmm.policy.resolve_policy; nnode and cpu_node
-        are Segment.create's.
+        may exist at once.  The policies are those of shmm.policy.resolve_policy, with stack_growth and thp_align
+        on, as in Linux; nnode and cpu_node are Segment.create's.
 
         Raises ValueError for what makes no machine, SegmentError if /dev/shm is too small."""
         if ipi == "signal":
@@ -84,7 +84,8 @@ class Machine:
         geometry = Geometry.for_run(cpus, pages, mms=address_spaces, vmas=8192, files=255)
         geometry = replace(geometry, ncache=4096 + 4 * pages)  # files may be larger than memory
         self.segment = Segment.create(
-            geometry, scheme=scheme, walk=walk, table_free=table_free, ipi=ipi, **policy
+            geometry, scheme=scheme, walk=walk, table_free=table_free, ipi=ipi,
+            **{"stack_growth": 1, "thp_align": 1} | policy
         )
         self._cpus = [_fast.Cpu(self.segment.address, number) for number in range(cpus)]
         _checked(self._cpus[0].exec(1))

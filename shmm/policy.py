@@ -12,7 +12,7 @@ POLICIES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "ipi": ("ipi_policy", ("mailbox", "signal")),
 }
 NUMBERS: Final = ("force_speculation", "zeroing", "paranoid", "fault_around", "shared_core", "queued_spinlocks",
-                  "rcu_poll_every")
+                  "rcu_poll_every", "stack_growth", "thp_align", "max_map_count", "rlimit_as", "rlimit_stack", "totalram")
 
 
 def resolve_policy(**policy: int | str | bool) -> dict[str, int]:

@@ -79,6 +79,11 @@ PLANS: dict[str, Plan] = {
     "MCS_HANDOFF": Plan(("three_faults",), scheme="mmap_lock"),
     "ANON_VMA_RACE": Plan(("first_faults",)),
     "ANON_VMA_LOCK": Plan(("first_faults",)),
+    "DOWNGRADE_BELOW_STACK": Plan(("stack_growth_munmap",)),
+    "STACK_GROW_NO_LOCK": Plan(("stack_growth",)),
+    "STACK_GROW_UNCHECKED": Plan(("stack_growth",)),
+    "FORK_NO_FLUSH": Plan(("fork_stale_store",)),
+    "FORK_READ_LOCK": Plan(("fork_faults",)),
 }
 GROUPS: dict[str, Plan] = {
     "spf": Plan(("fault_munmap",)),

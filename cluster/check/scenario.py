@@ -33,6 +33,7 @@ FIXED = 0x10
 ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 ANON_FIXED = ANON | FIXED
 SHARED_FIXED = SHARED | FIXED
+GROWSDOWN = 0x100
 DONTNEED = 4
 TABLE = 512 * PAGE                  # what one page-table page maps
 ARENA = 0x2000_0000_0000            # where scenarios map, a boundary of all tables

@@ -25,6 +25,7 @@
 	X(WALK_UNPROTECTED, "spf", "the speculative walk neither disables interrupts nor enters an RCU section") \
 	X(DOWNGRADE_EVEN, "spf", "mmap_write_downgrade takes mmap_seq back to what it was before the writer") \
 	X(DOWNGRADE_EARLY, "spf", "munmap downgrades before it has taken the VMAs out of the tree") \
+	X(DOWNGRADE_BELOW_STACK, "spf", "munmap downgrades although a stack above may grow into what it tears down") \
 	X(SEQ_SILENT, "spf", "a writer does not move mmap_seq") \
 	X(PTE_NONE, "spf", "a fresh page is put in place without looking whether the pte is still empty") \
 	X(PTE_SAME, "spf", "a copied page is put in place without looking whether the pte is still what was copied") \
@@ -61,7 +62,11 @@
 	X(MCS_NODE_LATE, "lock", "a CPU clears its place in line for a spinlock when it can be found already") \
 	X(MCS_HANDOFF, "lock", "the head of the line for a spinlock does not tell the next one that it is its turn") \
 	X(ANON_VMA_RACE, "lock", "anon_vma_prepare does not look again under its lock") \
-	X(ANON_VMA_LOCK, "lock", "anon_vma_prepare takes no lock")
+	X(ANON_VMA_LOCK, "lock", "anon_vma_prepare takes no lock") \
+	X(STACK_GROW_NO_LOCK, "lock", "a stack grows without page_table_lock") \
+	X(STACK_GROW_UNCHECKED, "lock", "a growing stack does not look again under its lock") \
+	X(FORK_NO_FLUSH, "flush", "fork does not flush the parent's translations") \
+	X(FORK_READ_LOCK, "lock", "fork holds the parent's mmap_lock for read")
 
 enum shmm_mutant {
 #define X(name, group, what) SHMM_M_##name,

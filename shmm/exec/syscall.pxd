@@ -2,21 +2,21 @@
 
 Results are the kernel's: an address or 0, or a negative errno.  Every call is counted, and polls RCU on its way out."""
 
-from shmm.arch.arch cimport SHMM_EXC_SYSCALL, exception_entry, i64, ld32_relaxed, u8, u32, u64
+from shmm.arch.arch cimport SHMM_EXC_SYSCALL, exception_entry, i64, ld32_relaxed, u32, u64
 from shmm.layout cimport (
     SHMM_C_brk, SHMM_C_fork, SHMM_C_madvise, SHMM_C_mmap, SHMM_C_mprotect, SHMM_C_munmap, SHMM_C_syscalls,
-    SHMM_PAGE_SIZE, vcpu_t,
+    vcpu_t,
 )
-from shmm.exec.user cimport user_load, user_store
 from shmm.mm.brk cimport vm_brk
 from shmm.mm.call_rcu cimport rcu_poll
 from shmm.mm.fork cimport mm_fork
 from shmm.mm.irq cimport kernel_enter, kernel_exit
 from shmm.mm.madvise cimport vm_madvise
 from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave
-from shmm.mm.mmap cimport MAP_LOCKED, MAP_POPULATE, PROT_READ, PROT_WRITE, vm_mmap
+from shmm.mm.mmap cimport MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE, vm_mmap
 from shmm.mm.mprotect cimport vm_mprotect
 from shmm.mm.munmap cimport page_align, vm_munmap
+from shmm.mm.populate cimport mm_populate
 from shmm.mm.vmstat cimport count_vm_event
 
 
@@ -37,26 +37,13 @@ cdef inline bint has_mm(vcpu_t *c) noexcept nogil:
     return ld32_relaxed(&c.me.mm) != 0
 
 
-cdef inline void mm_populate(vcpu_t *c, u64 addr, u64 length, u32 prot) noexcept nogil:
-    """MAP_POPULATE and MAP_LOCKED: faults the pages in, ignoring failures, as the kernel does."""
-    cdef u64 end = addr + page_align(length)
-    cdef u8 byte = 0
-    while addr < end and prot & (PROT_READ | PROT_WRITE):
-        # a write fault where that is allowed; storing what was loaded leaves contents alone
-        if user_load(c, addr, 0, &byte) < 0:
-            return
-        if prot & PROT_WRITE:
-            user_store(c, addr, byte)
-        addr += SHMM_PAGE_SIZE
-
-
 cdef inline i64 sys_mmap(vcpu_t *c, u64 addr, u64 length, u32 prot, u32 flags, u32 file, u64 offset) noexcept nogil:
     cdef i64 ret
     syscall_enter(c, SHMM_C_mmap)
-    ret = syscall_exit(c, vm_mmap(c, current_mm(c), addr, length, prot, flags, file, offset))
-    if ret >= 0 and flags & (MAP_POPULATE | MAP_LOCKED):
-        mm_populate(c, <u64> ret, length, prot)
-    return ret
+    ret = vm_mmap(c, current_mm(c), addr, length, prot, flags, file, offset)
+    if ret >= 0 and (flags & MAP_LOCKED or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE):
+        mm_populate(c, current_mm(c), <u64> ret, <u64> ret + page_align(length))
+    return syscall_exit(c, ret)
 
 
 cdef inline i64 sys_munmap(vcpu_t *c, u64 addr, u64 length) noexcept nogil:

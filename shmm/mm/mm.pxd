@@ -40,6 +40,7 @@ cdef inline i64 mm_init(vcpu_t *c, mm_t *mm, u64 mmap_base, u64 brk) noexcept no
     put64(&mm.mmap_base, mmap_base if mmap_base else SHMM_MMAP_BASE)
     put64(&mm.start_brk, brk if brk else SHMM_BRK_BASE)
     put64(&mm.brk, brk if brk else SHMM_BRK_BASE)
+    put64(&mm.start_stack, 0)
     put64(&mm.total_vm, 0)
     put64(&mm.locked_vm, 0)
     return 0

@@ -5,24 +5,33 @@ and given by the next write fault, except to a page that is exclusive already (k
 
 from libc.errno cimport EACCES, EINVAL, ENOMEM
 
-from shmm.arch.arch cimport a64, i64, ld32_relaxed, ld64_relaxed, cmpxchg64, mutant, st64_relaxed, u32, u64
+from shmm.arch.arch cimport a64, i64, ld32_relaxed, ld64_relaxed, cmpxchg64, mutant, u32, u64
 from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH
 from shmm.layout cimport (
     SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL,
-    SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_TASK_SIZE, SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t,
-    vcpu_t,
+    SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_VM_ACCOUNT, SHMM_VM_EXEC, SHMM_VM_GROWSDOWN, SHMM_VM_LOCKED, SHMM_VM_NORESERVE,
+    SHMM_VM_READ, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, vcpu_t,
 )
+from shmm.mm.anon cimport vma_anon
 from shmm.mm.call_rcu cimport rcu_relieve
 from shmm.mm.find_vma cimport find_vma
-from shmm.mm.mmap cimport calc_vm_prot_bits
+from shmm.mm.mmap cimport calc_vm_prot_bits, vm_enough_memory
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
-from shmm.mm.munmap cimport page_align, split_at_edges
+from shmm.mm.munmap cimport page_align
 from shmm.mm.page_table cimport PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_pfn
+from shmm.mm.populate cimport populate_vma_page_range
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vma cimport vm_get_page_prot, vma_end, vma_start
-from shmm.mm.vma_adjust cimport vma_merge_neighbours
+from shmm.mm.vma_adjust cimport vma_modify_flags
 from shmm.mm.vma_tree cimport next_vma
+
+
+cdef enum:
+    PROT_RWX = 7
+    PROT_SEM = 8                    # accepted, and means nothing
+    PROT_GROWSDOWN = 0x01000000
+    PROT_GROWSUP = 0x02000000
 
 
 cdef inline bint can_change_pte_writable(vcpu_t *c, u64 flags, u64 pte) noexcept nogil:
@@ -76,29 +85,57 @@ cdef inline void change_protection(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 f
     tlb_finish_mmu(c, &tlb)
 
 
+cdef inline i64 account_writable(vcpu_t *c, u32 vma, u64 start, u64 end, u64 *flags) noexcept nogil:
+    """VM_ACCOUNT: of what became writable once the whole may be written, so it stays charged; unless nothing was ever
+    written (kernels since 6.2).  Two neighbours that differ in it do not merge."""
+    cdef u64 old = ld64_relaxed(&c.vmas[vma].flags)
+    if flags[0] & SHMM_VM_WRITE:
+        if not old & (SHMM_VM_ACCOUNT | SHMM_VM_WRITE | SHMM_VM_SHARED | SHMM_VM_NORESERVE):
+            if not vm_enough_memory(c, end - start):
+                return -ENOMEM
+            flags[0] |= SHMM_VM_ACCOUNT
+    elif old & SHMM_VM_ACCOUNT and ld32_relaxed(&c.vmas[vma].file) == 0 and vma_anon(c, vma) == 0:
+        flags[0] &= ~SHMM_VM_ACCOUNT
+    return 0
+
+
 cdef inline i64 mprotect_fixup(vcpu_t *c, mm_t *mm, u32 vma, u64 start, u64 end, u64 new, u32 *covers) noexcept nogil:
     """Gives the part [start, end) of a VMA new flags.  covers: the VMA that holds the part afterwards."""
+    cdef u64 old = ld64_relaxed(&c.vmas[vma].flags)
     cdef i64 err
     covers[0] = vma
-    if ld64_relaxed(&c.vmas[vma].flags) == new:
+    if old == new:
         return 0
-    err = split_at_edges(c, mm, start, end)
+    err = account_writable(c, vma, start, end, &new)
+    if err == 0:
+        err = vma_modify_flags(c, mm, vma, start, end, new, covers)
     if err:
         return err
-    vma = find_vma(c, mm, start)
-    st64_relaxed(&c.vmas[vma].flags, new)
     change_protection(c, mm, start, end, new)
-    covers[0] = vma_merge_neighbours(c, mm, vma)
+    if old & (SHMM_VM_WRITE | SHMM_VM_SHARED | SHMM_VM_LOCKED) == SHMM_VM_LOCKED and new & SHMM_VM_WRITE:
+        populate_vma_page_range(c, mm, covers[0], start, end)       # locked memory has no faults to come
     return 0
+
+
+cdef inline i64 grow_range(vcpu_t *c, u32 vma, u64 *start, u64 end, u32 prot) noexcept nogil:
+    """PROT_GROWSDOWN: the change begins where the VMA does.  Nothing grows up here, so that PROT_GROWSUP is refused."""
+    if vma == 0 or vma_start(c, vma) >= end:
+        return -ENOMEM
+    if prot & PROT_GROWSDOWN:
+        start[0] = vma_start(c, vma)
+        return 0 if ld64_relaxed(&c.vmas[vma].flags) & SHMM_VM_GROWSDOWN else -EINVAL
+    return -ENOMEM if vma_start(c, vma) > start[0] else -EINVAL
 
 
 cdef inline i64 do_mprotect(vcpu_t *c, mm_t *mm, u64 start, u64 end, u32 prot) noexcept nogil:
     """mmap_lock held for write.  Stops at the first hole (-ENOMEM); what came before it is changed, as in Linux."""
     cdef u32 vma = find_vma(c, mm, start)
     cdef u64 at = start
-    cdef u64 stop, flags
+    cdef u64 flags
     cdef i64 err = 0
     cdef u32 covers = 0
+    if prot & (PROT_GROWSDOWN | PROT_GROWSUP):
+        err = grow_range(c, vma, &at, end, prot)
     while at < end and err == 0:
         if vma == 0 or vma_start(c, vma) > at:
             return -ENOMEM
@@ -106,24 +143,26 @@ cdef inline i64 do_mprotect(vcpu_t *c, mm_t *mm, u64 start, u64 end, u32 prot) n
         flags = flags & ~(SHMM_VM_READ | SHMM_VM_WRITE | SHMM_VM_EXEC) | calc_vm_prot_bits(prot)
         if (flags & ~(flags >> 4)) & (SHMM_VM_READ | SHMM_VM_WRITE | SHMM_VM_EXEC):     # beyond the VM_MAY* bits
             return -EACCES
-        stop = min(vma_end(c, vma), end)
-        err = mprotect_fixup(c, mm, vma, at, stop, flags, &covers)
-        at = stop
-        vma = covers if vma_end(c, covers) > at else next_vma(c, covers)
+        err = mprotect_fixup(c, mm, vma, at, min(vma_end(c, vma), end), flags, &covers)
+        if err:
+            return err
+        at = vma_end(c, covers)         # what merged with the part has these flags already
+        vma = next_vma(c, covers)
     return err
 
 
 cdef inline i64 vm_mprotect(vcpu_t *c, mm_t *mm, u64 start, u64 length, u32 prot) noexcept nogil:
     """mprotect(2): 0, -EINVAL, -ENOMEM or -EACCES."""
-    cdef u64 end
+    cdef u64 end = start + page_align(length)
     cdef i64 ret
-    if start & (SHMM_PAGE_SIZE - 1) or prot & ~(<u32> 7):
+    if prot & PROT_GROWSDOWN and prot & PROT_GROWSUP or start & (SHMM_PAGE_SIZE - 1):
         return -EINVAL
     if length == 0:
         return 0
-    end = start + page_align(length)
-    if end <= start or end > SHMM_TASK_SIZE:
+    if end <= start:
         return -ENOMEM
+    if prot & ~(<u32> (PROT_RWX | PROT_SEM | PROT_GROWSDOWN | PROT_GROWSUP)):
+        return -EINVAL
     mmap_write_lock(c, mm)
     ret = do_mprotect(c, mm, start, end, prot)
     mmap_write_unlock(c, mm)
