@@ -45,7 +45,7 @@ print({text!r}, end="")
 """
 
 TEXT = """\
-         swapper     0/0     [000]     0.000000000: PERF_RECORD_MMAP -1/0: [0xffffffff81000000(0x1) @ 0]: x [kernel]_text
+         swapper     0/0     [000]     0.000000000: PERF_RECORD_MMAP -1/0: [0xffffffff81000000(0x1) @ 0]: x [kernel]
        perf-exec     0/0     [000]     0.000000000: PERF_RECORD_COMM: perf-exec:7/7
               ls     7/7     [000]     1.000000000: PERF_RECORD_COMM exec: ls:7/7
               ls     7/7     [000]     1.000001000: exceptions:page_fault_user: address=0x7f00 ip=0x7f00 error_code=0x14
@@ -228,7 +228,8 @@ def test_an_output_that_cannot_be_written_is_told_before_the_program_runs(fake, 
 
 
 @pytest.mark.parametrize("words", [
-    (), ("--",), ("--seconds", "0", "--", "true"), ("--max-size", "many", "--", "true"), ("--max-size", "0G", "--", "true"),
+    (), ("--",), ("--seconds", "0", "--", "true"), ("--max-size", "many", "--", "true"),
+    ("--max-size", "0G", "--", "true"),
 ])
 def test_usage_errors(tmp_path, words):
     with pytest.raises(SystemExit) as caught:

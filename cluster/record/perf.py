@@ -20,7 +20,7 @@ from typing import IO, Any
 from shmm.cluster.record import obstacles
 
 REQUIRED = ("exceptions:page_fault_user", "syscalls:sys_enter_mmap", "syscalls:sys_exit_mmap")
-CALLS = ("mmap", "munmap", "mprotect", "mremap", "brk", "madvise", "mlock", "mlock2", "mlockall", "shmdt", "clone", "clone3",
+CALLS = ("mmap", "munmap", "mprotect", "mremap", "brk", "madvise", "mlock", "mlock2", "shmdt", "clone", "clone3",
          "fork", "vfork")
 #: What else is recorded where the kernel has it: faults in the kernel on user pages (copy_to_user), which bring pages
 #: in, too; flushes; and the flags of every clone.
@@ -168,8 +168,8 @@ def write(lines: Iterable[str], out: IO[Any], outcome: Outcome, command: list[st
             threads.add(thread[1])
     outcome.counts = counts | {"threads": len(threads)}
     if lost:
-        outcome.warnings.append(f"perf lost {lost} events, it could not keep up: pages and mappings are missing from the "
-                                "recording; record on an idle machine, or a shorter run")
+        outcome.warnings.append(f"perf lost {lost} events, it could not keep up: pages and mappings are missing from "
+                                "the recording; record on an idle machine, or a shorter run")
 
 
 def _die_with_parent() -> None:

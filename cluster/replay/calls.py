@@ -4,8 +4,9 @@ Mappings go where the recorded kernel put them (MAP_FIXED).  Every record may fa
 afterwards what came of it.  mremap is not an operation of programs: it becomes an munmap of what it left and an mmap
 of what it came to, whose pages must be faulted in again (which no recorded fault notices: they were present).
 
-Which file is mapped, recordings of `shmm record` tell; of others, mappings with the same length, offset, permissions and flags count as the same
-file, in all processes, so that libraries share their page cache; page 0 is where the mapping begins.
+Which file is mapped, recordings of `shmm record` tell.  Of others, mappings with the same length, offset, permissions
+and flags count as the same file, in all processes, so that libraries share their page cache; page 0 is where the
+mapping begins.
 
 Our files count as cached in whole, so that fault-around maps the neighbours of what is read.  Where the trace shows
 that many of a mapping's pages were not in the page cache when their neighbours were mapped (both faulted), the
@@ -32,7 +33,7 @@ from shmm.program import COUNT, MAY_FAIL
 from shmm.program import WRITE as WRITES
 
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_TYPE = 0x01, 0x02, 0x10, 0x20, 0x0F
-MAP_SHARED_VALIDATE, MAP_POPULATE = 0x03, 0x8000
+MAP_SHARED_VALIDATE, MAP_NORESERVE, MAP_POPULATE = 0x03, 0x4000, 0x8000
 MLOCK_ONFAULT = 1
 POPULATE_READ, POPULATE_WRITE = 22, 23
 POPULATED = 1 << 16                         # pages at most: what is populated beyond 256 MiB faults when it is used
@@ -105,6 +106,7 @@ class Calls:
         """Puts the mapping at [start, end), whatever was there."""
         live.presence.map(start, end, mapping)
         flags = MAP_FIXED | (MAP_SHARED if mapping.shared else MAP_PRIVATE)
+        flags |= MAP_NORESERVE if mapping.noreserve else 0
         offset = 0
         if mapping.file:
             offset = start - (mapping.shift << PAGE_SHIFT)
@@ -215,9 +217,8 @@ class Calls:
     def _mmap(
         self, live: Live, event: Event, result: int, cold: bool, mapped: tuple[int, ...] | None,
     ) -> Place:
-        _, length, prot, flags, fd, offset = event.args
-        end = page_up(result + length)
-        mapping = self._what(event, result, cold, mapped)
+        end, flags = page_up(result + event.args[1]), event.args[3]
+        mapping = replace(self._what(event, result, cold, mapped), noreserve=bool(flags & MAP_NORESERVE))
         place = self.map(live, result, end, mapping)
         if flags & MAP_POPULATE:
             self._populate(live, result, end)
@@ -243,8 +244,8 @@ class Calls:
         return Mapping(prot & PROT_MASK, file, shift, shared)
 
     def _populate(self, live: Live, start: int, end: int, write: bool | None = None) -> None:
-        """Pages that the kernel brought in without a fault.  write: None is as mlock does, for writing where that gives a
-        private page."""
+        """Pages that the kernel brought in without a fault.  write: None is as mlock does, for writing where that
+        gives a private page."""
         if end - start > POPULATED << PAGE_SHIFT:
             self.counts["populating skipped"] += 1
             return

@@ -43,6 +43,13 @@ class Mapping:
     shared: bool = False
     copied: bool = True                     # by fork
     inferred: bool = False                  # no recorded call has mapped it
+    noreserve: bool = False
+    accounted: bool = False                 # private, and was writable: keeps it apart from neighbours that never were
+
+    def with_prot(self, prot: int) -> Mapping:
+        """The same with these permissions."""
+        accounted = self.accounted or bool(prot & WRITE and not self.shared and not self.noreserve)
+        return replace(self, prot=prot, accounted=accounted)
 
 
 class Cache:
@@ -74,7 +81,7 @@ class Presence:
     def map(self, start: int, end: int, mapping: Mapping) -> None:
         """Puts the mapping at [start, end); its pages are absent."""
         self.zap(start, end)
-        self.maps.set(start, end, mapping)
+        self.maps.set(start, end, mapping.with_prot(mapping.prot))
         self.most_maps = max(self.most_maps, len(self.maps))
 
     def unmap(self, start: int, end: int) -> None:
@@ -90,7 +97,7 @@ class Presence:
 
     def protect(self, start: int, end: int, prot: int) -> None:
         """mprotect: a private page that nobody shares becomes writable at once, others with their next fault."""
-        self.maps.update(start, end, lambda mapping: replace(mapping, prot=prot))
+        self.maps.update(start, end, lambda mapping: mapping.with_prot(prot))
         self.most_maps = max(self.most_maps, len(self.maps))
         for page in self._pages(start, end):
             state = self.present[page] & ~WRITABLE

@@ -91,8 +91,9 @@ class Recording:
                 self.after_flushes.add(i)
             task = alive.get(tid)
             born = event.name == "exit" and event.call in CLONES and event.args[0] == 0
-            if task is None or task.pid != event.pid or (born and task.born_at != i) or unborn.get(i, -1) > task.born_at:
-                task = alive[tid] = Task(event.pid, tid, born or i in unborn, born_at=unborn.get(i, i if born else -1))
+            birth = unborn.get(i, i if born else -1)        # of the life that the event belongs to, if it begins here
+            if task is None or task.pid != event.pid or birth > task.born_at:
+                task = alive[tid] = Task(event.pid, tid, birth >= 0, born_at=birth)
                 self.tasks.append(task)
                 pending.pop(tid, None)
             task.indices.append(i)

@@ -8,8 +8,8 @@ The spacing is perf's business: commands may hold blanks and slashes, the CPU or
 group before the event may be missing, and the fields may follow a colon or stand in parentheses.  Where perf
 prints one number instead of `pid/tid` it is taken for both.  Lines starting with `#` are perf's comments.
 
-Recordings of `shmm record` also have faults in the kernel on user pages, the flags of clones, and what perf itself notes
-(PERF_RECORD_...): which process runs a new image, which file was mapped where.  Older ones do without.
+Recordings of `shmm record` also have faults in the kernel on user pages, the flags of clones, and what perf itself
+notes (PERF_RECORD_...): which process runs a new image, which file was mapped where.  Others do without.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ CALLS = {
     "madvise": ("start", "len_in", "behavior"),
     "mlock": ("start", "len"),
     "mlock2": ("start", "len", "flags"),
-    "mlockall": ("flags",),
     "shmdt": ("shmaddr",),
     "clone": ("clone_flags",),
     "clone3": (),
@@ -60,11 +59,11 @@ class TraceError(ValueError):
 class Event:
     """One line of a trace.
 
-    name is "page_fault_user", "page_fault_kernel", "tlb_flush", "task_newtask", "exec", "mapped" or "enter" or "exit" of
-    `call`.  args: of a fault address, instruction pointer and x86 error code; of an enter the call's arguments in the
-    order of CALLS; of an exit the result, signed; of a flush the reason's number (3: this CPU flushes its own mm), -1 if
-    it is missing; of a new task the clone's flags; of what was mapped start, length, prot, whether it is shared, what it
-    is (FILE, ...), device, inode and byte offset.  line counts from 1; time is in seconds."""
+    name is one of the names above, or "enter" or "exit" of `call`.  args: of a fault address, instruction pointer and
+    x86 error code; of an enter the call's arguments in the order of CALLS; of an exit the result, signed; of a flush
+    the reason's number (3: this CPU flushes its own mm), -1 if it is missing; of a new task the clone's flags; of what
+    was mapped start, length, prot, whether it is shared, what it is (FILE, ...), device, inode and byte offset.
+    line counts from 1; time is in seconds."""
 
     line: int
     comm: str
@@ -209,7 +208,8 @@ def parse_record(trace: Trace, number: int, line: str) -> None:
         reject(trace, line)
         return
     comm, pid, tid, _, time, what, rest = found.groups()
-    name, args = "", None
+    name = ""
+    args: tuple[int, ...] | None = None
     if what == "COMM" and rest.startswith(" exec:"):
         name, args = EXEC, ()
     elif what == "MMAP2":
