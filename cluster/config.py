@@ -81,6 +81,7 @@ class Job:
     vmas: int = 1024                    # mappings at once, of all address spaces
     regions: int | None = None          # see Geometry.for_run
     mms: int = 1
+    swap_pages: int = 0
     finite: bool = False                # the programs end by themselves
     bytes_per_cpu: int = 0              # what one task maps, and in the original; for the report
     original_bytes: int = 0
@@ -91,7 +92,7 @@ class Job:
         return Geometry.for_run(
             len(self.programs), self.frames, mms=self.mms, vmas=self.vmas, regions=self.regions,
             files=len(self.files) + 1, file_pages=sum(pages for pages, _ in self.files),
-            insns=self.insns() + 1,
+            insns=self.insns() + 1, swap_pages=self.swap_pages,
         )
 
     def places_itself(self, cpu: int) -> bool:

@@ -50,6 +50,8 @@
 #define SHMM_RSS_BATCH    64                       /* TASK_RSS_EVENTS_THRESH */
 #define SHMM_CHARGE_BATCH 64u                      /* MEMCG_CHARGE_BATCH */
 #define SHMM_VMA_BATCH    16u
+#define SHMM_SECONDARY_ENTRIES 16u                 /* translations of a secondary MMU, direct-mapped */
+#define SHMM_LATCH_LINKS  39u                      /* links that one insertion or removal changes, at most */
 #define SHMM_HIST_BUCKETS 512u                     /* 64 powers of two, 8 steps each */
 
 /* VMA flags: the kernel's values. */

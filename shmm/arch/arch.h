@@ -43,7 +43,7 @@ enum shmm_access {
 };
 
 /* What happens to a lock, for lockdep_event(). */
-enum shmm_lock_event { SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED };
+enum shmm_lock_event { SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED, SHMM_LOCK_SLEEPS /* if it has to wait */ };
 
 /* How the kernel is entered, for exception_entry(); how a speculation goes, for speculation_event(). */
 enum shmm_exception { SHMM_EXC_FAULT, SHMM_EXC_SYSCALL, SHMM_EXC_TRAP };

@@ -4,8 +4,7 @@ Results are the kernel's: an address or 0, or a negative errno.  Every call is c
 
 from shmm.arch.arch cimport SHMM_EXC_SYSCALL, exception_entry, i64, ld32_relaxed, u32, u64
 from shmm.layout cimport (
-    SHMM_C_brk, SHMM_C_fork, SHMM_C_madvise, SHMM_C_mmap, SHMM_C_mprotect, SHMM_C_munmap, SHMM_C_syscalls,
-    vcpu_t,
+    SHMM_C_brk, SHMM_C_fork, SHMM_C_madvise, SHMM_C_mmap, SHMM_C_mprotect, SHMM_C_munmap, SHMM_C_syscalls, vcpu_t,
 )
 from shmm.mm.brk cimport vm_brk
 from shmm.mm.call_rcu cimport rcu_poll
@@ -16,6 +15,8 @@ from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave
 from shmm.mm.mmap cimport MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE, vm_mmap
 from shmm.mm.mprotect cimport vm_mprotect
 from shmm.mm.munmap cimport page_align, vm_munmap
+from shmm.mm.notifier cimport mmu_notifier_register, mmu_notifier_unregister
+from shmm.mm.numa_scan cimport task_numa_work
 from shmm.mm.populate cimport mm_populate
 from shmm.mm.vmstat cimport count_vm_event
 
@@ -61,9 +62,23 @@ cdef inline i64 sys_madvise(vcpu_t *c, u64 addr, u64 length, u32 advice) noexcep
     return syscall_exit(c, vm_madvise(c, current_mm(c), addr, length, advice))
 
 
+cdef inline i64 user_numa_work(vcpu_t *c, u64 addr, u64 length) noexcept nogil:
+    """Task work on the way back to user mode: no system call of the program's."""
+    kernel_enter(c)
+    return syscall_exit(c, task_numa_work(c, current_mm(c), addr, length))
+
+
 cdef inline i64 sys_brk(vcpu_t *c, u64 brk) noexcept nogil:
     syscall_enter(c, SHMM_C_brk)
     return syscall_exit(c, vm_brk(c, current_mm(c), brk))
+
+
+cdef inline i64 sys_notifier(vcpu_t *c, bint registers) noexcept nogil:
+    """What KVM_CREATE_VM and the closing of its file make of an MMU notifier."""
+    kernel_enter(c)
+    if registers:
+        return syscall_exit(c, mmu_notifier_register(c, current_mm(c)))
+    return syscall_exit(c, mmu_notifier_unregister(c, current_mm(c)))
 
 
 cdef inline i64 sys_fork(vcpu_t *c, u32 slot) noexcept nogil:

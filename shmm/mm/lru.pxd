@@ -12,7 +12,7 @@ to add 15 get their turn in between."""
 
 from shmm.arch.arch cimport get32, get64, ld32_relaxed, put32, put64, st32_relaxed, u32, u64
 from shmm.layout cimport SHMM_C_lru_drain, SHMM_LRU_BATCH, SHMM_SWAP_CLUSTER_MAX, node_t, several_nodes, vcpu_t
-from shmm.mm.frame cimport free_frame, node_of, uncharge
+from shmm.mm.frame cimport free_frame, node_of, put_frame_testzero, uncharge
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vmstat cimport count_vm_event
 
@@ -128,3 +128,9 @@ cdef inline void release_frames(vcpu_t *c, const u32 *pfns, u32 n) noexcept nogi
     for i in range(n):
         free_frame(c, pfns[i])
     uncharge(c, n)
+
+
+cdef inline void put_page(vcpu_t *c, u32 pfn) noexcept nogil:
+    """Drops a reference on a data frame that no TLB reaches through us."""
+    if put_frame_testzero(c, pfn):
+        release_frames(c, &pfn, 1)

@@ -24,7 +24,10 @@ from shmm.mm.lru cimport lru_add_drain
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
 from shmm.mm.munmap cimport page_align
-from shmm.mm.page_table cimport PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_pfn, pte_present
+from shmm.mm.page_table cimport (
+    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_pfn, pte_present,
+)
+from shmm.mm.pageout cimport pageout_range
 from shmm.mm.populate cimport madvise_populate
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vma cimport vma_end, vma_start
@@ -96,6 +99,8 @@ cdef inline i64 madvise_pages(vcpu_t *c, mm_t *mm, u32 vma, u64 start, u64 end, 
     if advice == MADV_FREE and ld32_relaxed(&c.vmas[vma].file):
         return -EINVAL
     if advice == MADV_COLD or advice == MADV_PAGEOUT:
+        if advice == MADV_PAGEOUT and c.g.nswap and ld32_relaxed(&c.vmas[vma].file) == 0:
+            pageout_range(c, mm, start, end)
         return 0
     tlb_gather_mmu(&tlb, mm)
     if advice == MADV_FREE:
@@ -200,8 +205,8 @@ cdef inline i64 do_madvise(vcpu_t *c, mm_t *mm, u64 start, u64 end, u32 advice) 
 
 
 cdef inline i64 vm_madvise(vcpu_t *c, mm_t *mm, u64 start, u64 length, u32 advice) noexcept nogil:
-    """madvise(2): 0 or a negative errno.  WILLNEED, COLD and PAGEOUT are checked and change nothing: there is neither
-    read-ahead nor, without swap, anything that could be paged out."""
+    """madvise(2): 0 or a negative errno.  WILLNEED and COLD are checked and change nothing: there is no read-ahead; so is
+    PAGEOUT where there is no swap."""
     cdef u64 end = start + page_align(length)
     if not changes_flags(advice) and not touches_pages(advice):
         return -EINVAL

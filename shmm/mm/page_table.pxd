@@ -66,6 +66,11 @@ cdef inline bint pte_present(u64 pte) noexcept nogil:
     return pte & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE) != 0
 
 
+cdef inline bint pte_protnone(u64 pte) noexcept nogil:
+    """Maps a page, but the program may not access it: its VMA is PROT_NONE, or the pte is a hint for NUMA balancing."""
+    return pte & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE) == SHMM_PTE_PROTNONE
+
+
 cdef inline spinlock_t *pte_lockptr(vcpu_t *c, u64 pmd) noexcept nogil:
     """The ptl of the table that a pmd entry points to."""
     return &c.frames[pte_pfn(pmd)].ptl
@@ -109,6 +114,13 @@ cdef inline a64 *find_pmd(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
     if entry == 0:
         return NULL
     return entry_below(c, entry, addr, PMD)
+
+
+cdef inline u64 pte_at(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
+    """The pte for addr, 0 also where tables are missing.  The tables must be held in place, as for find_pmd."""
+    cdef a64 *pmd = find_pmd(c, mm, addr)
+    cdef u64 entry = get_entry(pmd) if pmd != NULL else 0
+    return get_entry(entry_below(c, entry, addr, PTE)) if entry else 0
 
 
 cdef inline bint install_table(vcpu_t *c, mm_t *mm, a64 *entry, u32 level) noexcept nogil:

@@ -22,7 +22,7 @@ from libc.errno cimport ENOMEM
 
 from shmm.arch.arch cimport get32, i64, ld32_relaxed, ld64_relaxed, mutant, st32_relaxed, st64_relaxed, u32, u64
 from shmm.arch.mutants cimport SHMM_M_VMA_FREE_NOW, SHMM_M_VMA_LINKS_REUSED
-from shmm.layout cimport SHMM_PAGE_SHIFT, SHMM_VM_SPECIAL, mm_t, vcpu_t, vma_t
+from shmm.layout cimport SHMM_PAGE_SHIFT, SHMM_VMA_FREE_AUTO, SHMM_VM_SPECIAL, mm_t, vcpu_t, vma_t
 from shmm.mm.anon cimport get_anon_vma, put_anon_vma
 from shmm.mm.call_rcu cimport RCU_TABLE, call_rcu
 from shmm.mm.file cimport get_file, put_file
@@ -40,11 +40,12 @@ cdef inline void vma_overlay_links(vcpu_t *c, u32 vma) noexcept nogil:
 
 cdef inline void vm_area_free(vcpu_t *c, mm_t *mm, u32 vma) noexcept nogil:
     """Drops what an unlinked VMA holds and frees the slot: after a grace period if anyone but us may be looking
-    (v2 11 and 29/35: at once for a single-threaded mm)."""
+    (v2 11 and 29/35: at once for a single-threaded mm, unless the policy is to wait always)."""
+    cdef bint alone = c.g.vma_free_policy == SHMM_VMA_FREE_AUTO and ld32_relaxed(&mm.users) <= 1
     put_anon_vma(c, ld32_relaxed(&c.vmas[vma].anon_vma))
     put_file(c, ld32_relaxed(&c.vmas[vma].file))
     vm_area_poison(c, vma)
-    if ld32_relaxed(&mm.users) > 1 and not mutant(SHMM_M_VMA_FREE_NOW):
+    if not alone and not mutant(SHMM_M_VMA_FREE_NOW):
         if mutant(SHMM_M_VMA_LINKS_REUSED):
             vma_overlay_links(c, vma)
         call_rcu(c, vma)
