@@ -186,7 +186,7 @@ def test_the_lists_of_exceptions_name_counters():
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", ["threads", "remap", "spawn", "shell", "fixed"])
+@pytest.mark.parametrize("name", ["threads", "remap", "spawn", "shell", "fixed", "memory"])
 def test_a_recorded_program_faults_where_the_model_says(name, scheme):
     """As on the native engine (test_replay.py): a trace, a model of what is present, and an engine."""
     translation = replay.translate(read(TRACES / f"{name}.txt.xz"))

@@ -1,8 +1,7 @@
 """From recorded system calls and faults to a program's records, one address space at a time.
 
 Mappings go where the recorded kernel put them (MAP_FIXED).  Every record may fail, and its result word tells
-afterwards what came of it.  mremap is not an operation of programs: it becomes an munmap of what it left and an mmap
-of what it came to, whose pages must be faulted in again (which no recorded fault notices: they were present).
+afterwards what came of it.
 
 Which file is mapped, recordings of `shmm record` tell.  Of others, mappings with the same length, offset, permissions
 and flags count as the same file, in all processes, so that libraries share their page cache; page 0 is where the
@@ -23,11 +22,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from shmm.cluster.replay import remaps
 from shmm.cluster.replay.image import Image, Run
-from shmm.cluster.replay.presence import ELSEWHERE, EXEC, RACED, READ, WRITE, Cache, Mapping, Presence
+from shmm.cluster.replay.presence import ELSEWHERE, EXEC, FAULTS, RACED, READ, WRITE, Cache, Mapping, Presence
 from shmm.cluster.replay.recording import FETCH, PRESENT
 from shmm.cluster.replay.recording import WRITE as WRITE_FAULT
-from shmm.cluster.replay.space import arrival, departure, page_up
+from shmm.cluster.replay.space import page_up
 from shmm.cluster.replay.trace import FILE, SPECIAL, Event
 from shmm.program import COUNT, MAY_FAIL
 from shmm.program import WRITE as WRITES
@@ -36,17 +36,20 @@ MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_TYPE = 0x01, 0x02, 0x10, 
 MAP_SHARED_VALIDATE, MAP_NORESERVE, MAP_POPULATE = 0x03, 0x4000, 0x8000
 MLOCK_ONFAULT = 1
 POPULATE_READ, POPULATE_WRITE = 22, 23
+PRESENT_THERE = "found a page that was there already, here none: what had brought it was not recorded"
+ABSENT_THERE = "found no page, here one that must not be written: what had taken it away was not recorded"
 POPULATED = 1 << 16                         # pages at most: what is populated beyond 256 MiB faults when it is used
-MREMAP_DONTUNMAP = 4
 NO_FD = 0xFFFFFFFF
 PROT_MASK = READ | WRITE | EXEC
-DONTNEED, REMOVE, DONTFORK, DOFORK, DONTNEED_LOCKED = 4, 9, 10, 11, 24
+DONTNEED, REMOVE, DONTFORK, DOFORK, WIPEONFORK, KEEPONFORK, DONTNEED_LOCKED = 4, 9, 10, 11, 18, 19, 24
 GONE = frozenset({DONTNEED, REMOVE, DONTNEED_LOCKED})
-ADVICE = frozenset({0, 1, 2, 3, DONTNEED, DONTFORK, DOFORK, 14, 15, 16, 17, 20, 21})    # what programs can do
+# what programs can do
+ADVICE = frozenset({0, 1, 2, 3, DONTNEED, DONTFORK, DOFORK, 14, 15, 16, 17, WIPEONFORK, KEEPONFORK, 20, 21})
 FILE_PAGES = 1 << 22                        # of one file at most, 16 GiB: what lies beyond is SIGBUS
 AT_ONCE = 0.001                             # seconds: two faults on one page so close raced
 AROUND = 16                                 # pages that a fault may bring in beyond its own
 PAGE_SHIFT = 12
+HUGE = 1 << 21
 OPERATION = {EXEC: "FETCH", WRITE: "STORE", READ: "LOAD"}
 
 Place = tuple[int, int]                     # CPU and record number
@@ -98,6 +101,7 @@ class Calls:
     def __init__(self, emit: Emit, cache: Cache, counts: Counter[str]) -> None:
         self.emit = emit
         self.counts = counts
+        self.differed: Counter[str] = Counter()             # faults that find another page than when recorded
         self.files = Files(cache)
 
     # ---- mapping -------------------------------------------------------------------------------------------
@@ -171,7 +175,10 @@ class Calls:
             live.presence.zap(found[0], found[1])
             self.map(live, *found)
         kind = EXEC if error & FETCH else WRITE if error & WRITE_FAULT else READ
+        before = live.presence.present.get(page)
         expected = live.presence.access(address, kind, cpu)
+        if expected == FAULTS and (before is not None) != bool(error & PRESENT):
+            self.differed[PRESENT_THERE if error & PRESENT else ABSENT_THERE] += 1
         if expected == ELSEWHERE and at_once:
             expected = RACED
         self._reach(live, address)
@@ -194,6 +201,17 @@ class Calls:
             _, end, mapping = found
             last = min((address >> PAGE_SHIFT) + AROUND, end - 1 >> PAGE_SHIFT)
             self.files.reach(mapping.file, last + 1 - mapping.shift)
+
+    def huge(self, live: Live, address: int, cpu: int) -> None:
+        """The fault there has mapped a huge page: its other pages are present, too."""
+        start = address & -HUGE
+        found = live.presence.maps.find(address)
+        if found is None or found[0] > start or found[1] < start + HUGE:
+            return
+        for page in range(start >> PAGE_SHIFT, start + HUGE >> PAGE_SHIFT):
+            live.presence.access(page << PAGE_SHIFT, WRITE, cpu)
+        self.counts["huge pages"] += 1
+        self.emit("TOUCH", addr=start, length=1 << PAGE_SHIFT, count=HUGE >> PAGE_SHIFT, value=1, opf=MAY_FAIL | WRITES)
 
     # ---- calls ---------------------------------------------------------------------------------------------
 
@@ -294,7 +312,9 @@ class Calls:
         if advice == DONTNEED:
             live.presence.zap(start, page_up(start + length))
         elif advice in (DONTFORK, DOFORK):
-            live.presence.copying(start, page_up(start + length), advice == DOFORK)
+            live.presence.copying(start, page_up(start + length), copied=advice == DOFORK)
+        elif advice in (WIPEONFORK, KEEPONFORK):
+            live.presence.copying(start, page_up(start + length), wiped=advice == WIPEONFORK)
         return self.emit("MADVISE", addr=start, length=length, value=advice, opf=MAY_FAIL)
 
     def _brk(self, live: Live, event: Event, result: int) -> Place | None:
@@ -312,36 +332,13 @@ class Calls:
             live.presence.unmap(high, low)
         return self.emit("BRK", addr=result, opf=MAY_FAIL)
 
+    def remap(self, live: Live, event: Event, result: int) -> Place | None:
+        """All of an mremap that nobody disturbed."""
+        return remaps.remap(self, live, event, result)
+
     def vacate(self, live: Live, event: Event, result: int) -> None:
-        """An mremap's first half: what it moves away from is free from here on."""
-        start, end = departure(event, result)
-        old = event.args[0]
-        live.moving[event.tid] = live.presence.maps.overlapping(old, old + page_up(event.args[1]) or old + 1)
-        if start >= end:
-            return
-        if event.args[3] & MREMAP_DONTUNMAP:
-            live.presence.zap(start, end)
-            self.emit("MADVISE", addr=start, length=end - start, value=DONTNEED, opf=MAY_FAIL)
-        else:
-            self.unmap(live, start, end)
+        """An mremap's first half, if somebody did."""
+        remaps.vacate(self, live, event, result)
 
     def _mremap(self, live: Live, event: Event, result: int) -> Place | None:
-        """Its second half: what it comes to, with the permissions and file that it had."""
-        start, end = arrival(event, result)
-        self.counts["mremap translated"] += 1
-        pieces = live.moving.pop(event.tid, [])
-        delta = result - event.args[0]
-        place = None
-        for low, high, mapping in pieces or [(event.args[0], end - delta, Mapping(READ | WRITE))]:
-            low, high = max(low + delta, start), min(high + delta, end)
-            if low < high:
-                place = self.map(live, low, high, self._moved(mapping, delta))
-        tail = max(start, pieces[-1][1] + delta) if pieces else end
-        if tail < end:
-            place = self.map(live, tail, end, self._moved(pieces[-1][2], delta))
-        return place
-
-    def _moved(self, mapping: Mapping, delta: int) -> Mapping:
-        if not mapping.file:
-            return mapping
-        return replace(mapping, shift=mapping.shift + (delta >> PAGE_SHIFT))
+        return remaps.arrive(self, live, event, result)
