@@ -1,5 +1,6 @@
 """The check engine: the rooms compiled for fibers, and an explorer of their schedules (shmm/arch/check.h)."""
 
+from libc.errno cimport EAGAIN
 from libc.stdio cimport snprintf
 
 from shmm.arch.arch cimport a64
@@ -8,7 +9,10 @@ from shmm.layout cimport mm_t, node_t
 from shmm.mm.file cimport find_page
 from shmm.mm.frame cimport frame_bytes
 from shmm.mm.invariants cimport check_I3, sum_counter
-from shmm.mm.page_table cimport PTE, entry_below, find_pmd, get_entry, pte_pfn, pte_present
+
+from shmm.mm.page_table cimport (
+    PTE, entry_below, find_pmd, get_entry, huge_part, pmd_trans_huge, pte_pfn, pte_present,
+)
 from shmm.mm.swap_entry cimport swp_offset
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_tree cimport next_vma
@@ -214,7 +218,7 @@ cdef class Explorer:
             check_free()
             raise MemoryError("no memory for the explorer: close other programs and try again")
         owner = self
-        scratch_refs = <u32 *> calloc(max(g.nframe + g.nswap, g.nanon), sizeof(u32))
+        scratch_refs = <u32 *> calloc(max(g.frame_end + g.nswap, g.nanon), sizeof(u32))
         outcomes = <outcome_t *> calloc(MAX_OUTCOMES, sizeof(outcome_t))
         noutcomes = 0
         self.forbid(())

@@ -43,10 +43,12 @@ cdef u32 frame_behind(vcpu_t *c, mm_t *mm, u32 vma, u64 at) noexcept nogil:
     cdef a64 *entry = find_pmd(c, mm, at)
     cdef u64 pte = get_entry(entry) if entry != NULL else 0
     cdef u32 file = ld32_relaxed(&c.vmas[vma].file)
+    if pmd_trans_huge(pte):
+        return pte_pfn(huge_part(pte, at))
     if pte:
         pte = get_entry(entry_below(c, pte, at, PTE))
     if pte:             # a swap slot's contents follow the frames'
-        return pte_pfn(pte) if pte_present(pte) else c.g.nframe + swp_offset(pte)
+        return pte_pfn(pte) if pte_present(pte) else c.g.frame_end + swp_offset(pte)
     if file:
         return find_page(c, file, ld64_relaxed(&c.vmas[vma].pgoff) + ((at - vma_start(c, vma)) >> L.SHMM_PAGE_SHIFT))
     return 0
@@ -73,6 +75,8 @@ cdef i64 visible_result(u32 cpu, u64 pc) noexcept nogil:
     cdef u64 at = program_first[cpu] + pc
     cdef i64 result = <i64> ld64_relaxed(&vcpus[cpu].result[at])
     cdef u32 op = vcpus[cpu].program[at].op
+    if op == L.SHMM_OP_MADVISE and result == -EAGAIN:       # a collapse that was put off: the contents are the same
+        return 0
     return min(result, 0) if L.SHMM_OP_LOAD <= op <= L.SHMM_OP_TOUCH else result
 
 
@@ -136,7 +140,7 @@ cdef bint breaks_invariant(vcpu_t *c) noexcept nogil:
     for i in range(1, c.g.nmm):
         if get32(&c.mms[i].in_use) and say_breach(check_I1(c, i, &b), &b):
             return True
-    memset(scratch_refs, 0, (c.g.nframe + c.g.nswap) * sizeof(u32))
+    memset(scratch_refs, 0, (c.g.frame_end + c.g.nswap) * sizeof(u32))
     if (say_breach(check_I3(c, &b), &b) or say_breach(check_I6(c, &b), &b)
             or say_breach(check_I2_I4(c, scratch_refs, &b), &b) or say_breach(check_I5(c, &b), &b)
             or say_breach(check_I7(c, &b), &b) or say_breach(check_I8(c, &b), &b)):

@@ -29,6 +29,12 @@
 	X(numa_pte_updates)             /* ptes that were made hints for NUMA balancing */                \
 	X(numa_hint_faults) X(numa_hint_faults_local)                                                     \
 	X(numa_pages_migrated) X(pgmigrate_success) X(pgmigrate_fail)                                     \
+	X(thp_fault_alloc)              /* faults that mapped a huge page */                              \
+	X(thp_fault_fallback)           /* and those that wanted one and found none */                    \
+	X(thp_collapse_alloc) X(thp_collapse_alloc_failed)                                                \
+	X(thp_split_pmd)                /* huge pmds that became tables */                                \
+	X(nr_anon_transparent_hugepages) /* huge pmds, those of all address spaces */                     \
+	X(gup_fast) X(gup_slow)         /* pages pinned without a lock, and under mmap_lock */            \
 	X(zone_refill) X(zone_drain) X(lru_drain) X(charge_refill)                                        \
 	X(tlb_hit) X(tlb_hit_l2) X(tlb_miss)                                                              \
 	X(nr_tlb_local_flush_one) X(nr_tlb_local_flush_all)                                               \

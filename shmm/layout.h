@@ -36,6 +36,9 @@
  *   I3  A TLB entry that a CPU uses translates to a frame that has not been freed since the entry was filled:
  *       no translation outlives the munmap that returned.  (Looked at when it is used, under --paranoid; a breach
  *       is counted in `violations`.)
+ *       A huge pmd lies in one VMA, anonymous and private; it is one reference on its huge page, and each PTE that
+ *       maps a part of a huge page is one; they are counted in the head frame.  An mm has deposited as many tables
+ *       as it has huge pmds.
  *   I4  Frames are conserved: in use + free = all; what is in use is a page, a page table or page cache, and
  *       after the last exit nothing is in use that was not before.  A free frame is in exactly one list, and
  *       free lists and LRU lists hold frames of their node only.  An anon_vma's count is the number of VMAs
@@ -66,6 +69,8 @@ enum { SHMM_TABLE_FREE_IPI = 0, SHMM_TABLE_FREE_RCU = 1 };    /* MMU_GATHER_RCU_
 enum { SHMM_IPI_MAILBOX = 0, SHMM_IPI_SIGNAL = 1 };
 enum { SHMM_VMA_FREE_AUTO = 0, SHMM_VMA_FREE_RCU = 1 };       /* auto: at once while an mm has a single user */
 enum { SHMM_VMA_TREE_RBTREE = 0, SHMM_VMA_TREE_LATCHED = 1 };
+enum { SHMM_THP_NEVER = 0, SHMM_THP_MADVISE = 1, SHMM_THP_ALWAYS = 2 };
+enum { SHMM_COLLAPSE_WRITE = 0, SHMM_COLLAPSE_READ = 1 };     /* how a collapse holds mmap_lock */
 
 /* The state word of a CPU (cpu_t.state), written by its owner only:
  *
@@ -231,7 +236,8 @@ typedef struct {
 	a32 users;                                 /* CPUs that run it; spf is off while this is 1 */
 	p32 in_use;
 
-	_Alignas(64) spinlock_t page_table_lock;   /* installs of upper tables, anon_vma_prepare */
+	_Alignas(64) spinlock_t page_table_lock;   /* installs of upper tables, huge pmds, anon_vma_prepare */
+	p32 pmd_huge_pte;                          /* under page_table_lock: deposited tables, linked by `next` */
 
 	_Alignas(64) a64 rss_anon;                 /* batched adds */
 	a64 rss_file;
@@ -294,7 +300,7 @@ typedef struct {
 	a32 gen;                                   /* freed how often (I3) */
 	a32 exclusive;                             /* an anonymous page that only one mm can map */
 	spinlock_t ptl;                            /* a table's lock; type-stable with the frame */
-	p32 next;                                  /* free list, RCU list or gather list: one at a time */
+	p32 next;                                  /* free, RCU, gather or deposit list: one at a time */
 	p32 lru_prev, lru_next;                    /* under its node's lru_lock */
 	p32 on_lru;                                /* under its node's lru_lock */
 	p32 level;                                 /* a table's level: 4 pgd .. 1 pte */
@@ -306,11 +312,13 @@ typedef struct {
 	/* written before any CPU starts, constant afterwards: read without the door */
 	uint64_t magic, abi, size;
 	uint32_t version, ncpu, nmm, nvma, nanon, nfile, ncache, nframe, ninsn, nnode;
+	uint32_t nhuge, frame_end;                 /* huge pages, behind nframe others; where they end (huge_frame.pxd) */
 	uint64_t cpu_off, mm_off, vma_off, anon_off, file_off, cache_off, frame_off;
 	uint64_t program_off, result_off, memory_off, swap_off;
 	uint32_t scheme, walk_policy, table_free_policy, ipi_policy;
 	uint32_t force_speculation, zeroing, paranoid, fault_around;     /* fault_around: pages, 1 is off */
 	uint32_t shared_core, queued_spinlocks;    /* more CPUs than cores; see mm/spinlock.pxd */
+	uint32_t thp, collapse_policy;
 	uint32_t rcu_poll_every;                   /* of so many polls for RCU, one looks at every CPU's state */
 	uint32_t stack_growth;                     /* VMAs with VM_GROWSDOWN grow, with a guard gap below (mm/stack.pxd) */
 	uint32_t thp_align;                        /* mappings of whole 2 MiB begin at a boundary (mm/find_vma.pxd) */
@@ -333,6 +341,7 @@ typedef struct {
 	_Alignas(64) a64 clock_since; a64 clock_ns; /* CLOCK: runs since (now_ns; 0: stands still), had run for */
 
 	node_t node[SHMM_MAX_NODE];
+	pool_t huge_pool;                          /* heads of free huge pages */
 	pool_t vma_pool;                           /* taken in batches */
 	pool_t anon_pool;
 	pool_t swap_pool;                          /* mm/swapfile.pxd */

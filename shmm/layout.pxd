@@ -12,8 +12,8 @@ cdef extern from "layout.h" nogil:
     const u64 SHMM_MMAP_BASE, SHMM_MMAP_MIN
     const u64 SHMM_BRK_BASE, SHMM_LEGACY_BASE, SHMM_32BIT_BASE, SHMM_32BIT_END
     const u64 SHMM_PTE_PRESENT, SHMM_PTE_WRITE, SHMM_PTE_USER, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_PROTNONE
-    const u64 SHMM_PTE_SPECIAL, SHMM_PTE_NX, SHMM_PTE_PFN
-    const u64 SHMM_MAX_CPU, SHMM_MAX_MM, SHMM_MAX_NODE, SHMM_MAX_MAP_COUNT
+    const u64 SHMM_PTE_SPECIAL, SHMM_PTE_NX, SHMM_PTE_PFN, SHMM_PTE_PSE, SHMM_HPAGE_SIZE
+    const u64 SHMM_MAX_CPU, SHMM_MAX_MM, SHMM_MAX_NODE, SHMM_MAX_HUGE, SHMM_MAX_MAP_COUNT
     const u64 SHMM_STACK_GUARD_GAP, SHMM_RLIMIT_STACK
     const u64 SHMM_TLB_L1_SETS, SHMM_TLB_L1_WAYS, SHMM_TLB_L2_SETS, SHMM_TLB_L2_WAYS
     const u64 SHMM_ASIDS
@@ -45,6 +45,7 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_IPI_MAILBOX, SHMM_IPI_SIGNAL
     const u32 SHMM_VMA_FREE_AUTO, SHMM_VMA_FREE_RCU
     const u32 SHMM_VMA_TREE_RBTREE, SHMM_VMA_TREE_LATCHED
+    const u32 SHMM_THP_NEVER, SHMM_THP_MADVISE, SHMM_THP_ALWAYS, SHMM_COLLAPSE_WRITE, SHMM_COLLAPSE_READ
     const u32 SHMM_FRAME_FREE, SHMM_FRAME_ANON, SHMM_FRAME_FILE, SHMM_FRAME_TABLE, SHMM_FRAME_ZERO
     ctypedef struct spinlock_t:
         a32 owner, tail
@@ -146,6 +147,7 @@ cdef extern from "layout.h" nogil:
         a32 users
         p32 in_use
         spinlock_t page_table_lock
+        p32 pmd_huge_pte
         a64 rss_anon
         a64 rss_file
         a64 pgtables
@@ -205,7 +207,7 @@ cdef extern from "layout.h" nogil:
         u32 nfile
         u32 ncache
         u32 nframe
-        u32 ninsn, nnode
+        u32 ninsn, nnode, nhuge, frame_end
         u64 cpu_off
         u64 mm_off
         u64 vma_off
@@ -225,6 +227,7 @@ cdef extern from "layout.h" nogil:
         u32 paranoid
         u32 fault_around
         u32 shared_core, queued_spinlocks
+        u32 thp, collapse_policy
         u32 rcu_poll_every
         u32 stack_growth, thp_align, max_map_count, rlimit_as, rlimit_stack, totalram
         u32 mmu_notifier, preempt_rt, vma_free_policy, vma_tree
@@ -237,6 +240,7 @@ cdef extern from "layout.h" nogil:
         a64 turn
         a64 clock_since, clock_ns
         node_t node[1]
+        pool_t huge_pool
         pool_t vma_pool
         pool_t anon_pool
         pool_t swap_pool
@@ -279,7 +283,7 @@ cdef extern from "program.h" nogil:
     const u32 SHMM_REGS
     const u32 SHMM_OPF_EXPECT, SHMM_OPF_MAY_FAIL, SHMM_OPF_WRITE, SHMM_OPF_COUNT
     const u32 SHMM_OP_END, SHMM_OP_NOP, SHMM_OP_MMAP, SHMM_OP_MUNMAP, SHMM_OP_MPROTECT, SHMM_OP_MADVISE, SHMM_OP_BRK
-    const u32 SHMM_OP_MREMAP, SHMM_OP_TRUNCATE, SHMM_OP_NUMA
+    const u32 SHMM_OP_MREMAP, SHMM_OP_TRUNCATE, SHMM_OP_NUMA, SHMM_OP_GUP
     const u32 SHMM_OP_NOTIFIER, SHMM_OP_SECONDARY
     const u32 SHMM_OP_PROBE, SHMM_OP_CLOCK, SHMM_OP_LOAD, SHMM_OP_STORE, SHMM_OP_FETCH, SHMM_OP_TOUCH, SHMM_OP_LEA
     const u32 SHMM_OP_RAND, SHMM_OP_JMP, SHMM_OP_DJNZ, SHMM_OP_BARRIER, SHMM_OP_OPS, SHMM_OP_TURN, SHMM_OP_NEXT
@@ -298,6 +302,9 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_syscalls, SHMM_C_mmap, SHMM_C_munmap
     const u32 SHMM_C_mprotect, SHMM_C_brk, SHMM_C_madvise, SHMM_C_fork, SHMM_C_probe_speculated, SHMM_C_probe_locked
     const u32 SHMM_C_pgalloc, SHMM_C_pgfree, SHMM_C_nr_page_table_pages, SHMM_C_pgreuse, SHMM_C_pgcopy
+    const u32 SHMM_C_thp_fault_alloc, SHMM_C_thp_fault_fallback, SHMM_C_thp_collapse_alloc
+    const u32 SHMM_C_thp_collapse_alloc_failed, SHMM_C_thp_split_pmd, SHMM_C_nr_anon_transparent_hugepages
+    const u32 SHMM_C_gup_fast, SHMM_C_gup_slow
     const u32 SHMM_C_zone_refill, SHMM_C_zone_drain, SHMM_C_lru_drain, SHMM_C_charge_refill, SHMM_C_tlb_hit
     const u32 SHMM_C_tlb_hit_l2, SHMM_C_tlb_miss, SHMM_C_nr_tlb_local_flush_one, SHMM_C_nr_tlb_local_flush_all
     const u32 SHMM_C_nr_tlb_remote_flush, SHMM_C_nr_tlb_remote_flush_received, SHMM_C_shootdown_waits

@@ -69,11 +69,13 @@ class Machine:
 
     def __init__(
         self, cpus: int = 4, scheme: str = "spf", *, memory: str | int = "64MiB", walk: str = "irq",
-        table_free: str = "ipi", ipi: str = "mailbox", address_spaces: int = 8, swap: str | int = 0, **policy: Any,
+        table_free: str = "ipi", ipi: str = "mailbox", address_spaces: int = 8, swap: str | int = 0,
+        huge_pages: int = 0, **policy: Any,
     ) -> None:
         """memory: for data pages, in bytes or as 64MiB; page tables come on top.  address_spaces: how many
-        may exist at once.  swap: room for what madvise(MADV_PAGEOUT) puts out, a size like memory.  The policies are
-        those of shmm.policy.resolve_policy, with stack_growth and thp_align on, as in Linux; nnode and cpu_node are
+        may exist at once.  swap: room for what madvise(MADV_PAGEOUT) puts out, a size like memory.  huge_pages: set
+        aside on top of memory, for thp="always" and MADV_COLLAPSE.  The policies are those of
+        shmm.policy.resolve_policy, with stack_growth and thp_align on, as in Linux; nnode and cpu_node are
         Segment.create's.
 
         Raises ValueError for what makes no machine, SegmentError if /dev/shm is too small."""
@@ -83,7 +85,7 @@ class Machine:
         if pages < 1:
             raise ValueError(f"memory {memory!r} is less than a page of {PAGE} bytes")
         geometry = Geometry.for_run(cpus, pages, mms=address_spaces, vmas=8192, files=255,
-                                    swap_pages=parse_size(swap) // PAGE)
+                                    swap_pages=parse_size(swap) // PAGE, huge=huge_pages)
         geometry = replace(geometry, ncache=4096 + 4 * pages)  # files may be larger than memory
         self.segment = Segment.create(
             geometry, scheme=scheme, walk=walk, table_free=table_free, ipi=ipi,
@@ -175,6 +177,10 @@ class Machine:
     def _secondary(self, cpu: int, addr: int, value: int | None, access: Access) -> int:
         result = self._cpu(cpu).secondary(addr, value)
         return result if result >= 0 else _raise_fault(result, addr, access)
+
+    def gup(self, addr: int, *, cpu: int = 0) -> int:
+        """The byte at addr, read through a page that get_user_pages_fast has pinned.  OSError: nothing to pin."""
+        return _checked(self._cpu(cpu).gup(addr))
 
     # ---- address spaces ------------------------------------------------------------------------------------
 

@@ -217,6 +217,15 @@ class Program:
         self._records[record]["opf"] |= 0 if value is None else WRITE
         return record
 
+    def gup(
+        self, addr: int, *, base: int = 0, dst: int = 0, expect: int | None = None, may_fail: bool = False,
+        count: bool = False,
+    ) -> int:
+        """R[dst] = the byte at addr, read through a page that get_user_pages_fast pins; the byte is the result, too.
+
+        expect: that byte, or a failure."""
+        return self.add("GUP", addr=addr, base=base, dst=dst, **_outcome(expect, may_fail, count))
+
     # ---- registers and control -----------------------------------------------------------------------------
 
     def lea(self, dst: int, base: int = 0, scale: int = 1, add_reg: int = 0, value: int = 0) -> int:

@@ -50,7 +50,7 @@ VIEWS: Final[dict[str, tuple[np.dtype[Any], str, str]]] = {
     "file": (DTYPES["file_t"], "file_off", "nfile"),
     "cache": (np.dtype("u4"), "cache_off", "ncache"),
     "swap": (DTYPES["swap_slot_t"], "swap_off", "nswap"),
-    "frame": (DTYPES["frame_t"], "frame_off", "nframe"),
+    "frame": (DTYPES["frame_t"], "frame_off", "frame_end"),
     "insn": (DTYPES["shmm_insn_t"], "program_off", "ninsn"),
     "result": (np.dtype("i8"), "result_off", "ninsn"),
 }
@@ -78,18 +78,19 @@ class Geometry:
     nframe: int
     ninsn: int
     nswap: int = 0
+    nhuge: int = 0          # huge pages, on top of nframe
 
     def __post_init__(self) -> None:
         limits = {"ncpu": (1, CONSTANTS["MAX_CPU"]), "nmm": (2, CONSTANTS["MAX_MM"]), "nswap": (0, 2**32 - 1)}
         for name, value in asdict(self).items():
-            low, high = limits.get(name, (2, 2**32 - 1))
+            low, high = (0, CONSTANTS["MAX_HUGE"]) if name == "nhuge" else limits.get(name, (2, 2**32 - 1))
             if not low <= value <= high:
                 raise ValueError(f"geometry: {name} is {value}, must be in {low}..{high}")
 
     @classmethod
     def for_run(
         cls, cpus: int, pages: int, *, mms: int = 1, vmas: int = 1024, regions: int | None = None,
-        files: int = 64, file_pages: int = 0, insns: int = 4096, swap_pages: int = 0,
+        files: int = 64, file_pages: int = 0, insns: int = 4096, swap_pages: int = 0, huge: int = 0,
     ) -> Geometry:
         """Room for a run that has at most so many things at once, and for what the machine itself holds.
 
@@ -100,6 +101,7 @@ class Geometry:
         by default one per CPU and some.
         insns: records of all programs together.
         swap_pages: pages that can be swapped out at once; 0: there is no swap.
+        huge: huge pages of 512 data pages each, set aside on top of the others.
         """
         regions = cpus + 8 if regions is None else regions
         tables = mms * (4 * regions + 4) + 2 * (-(-(pages + file_pages) // TABLE_PAGES)) + 4 * regions
@@ -107,7 +109,7 @@ class Geometry:
         return cls(
             ncpu=cpus, nmm=1 + mms, nvma=slots, nanon=slots, nfile=1 + files, ncache=2 + file_pages,
             nframe=1 + pages + file_pages + tables + cpus * FRAMES_PER_CPU, ninsn=max(2, insns),
-            nswap=1 + swap_pages if swap_pages else 0,
+            nswap=1 + swap_pages if swap_pages else 0, nhuge=huge,
         )
 
     @property
@@ -219,7 +221,7 @@ class Segment:
             return np.frombuffer(self._map, HEADER, 1).reshape(())
         head = self.view("seg")
         if name == "memory":
-            frames = int(head["nframe"])
+            frames = int(head["frame_end"])
             flat = np.frombuffer(self._map, np.uint8, frames * PAGE, int(head["memory_off"]))
             return flat.reshape(frames, PAGE)
         if name not in VIEWS:

@@ -50,6 +50,14 @@ PLANS: dict[str, Plan] = {
     "DOWNGRADE_EARLY": Plan(("fault_munmap", "downgrade_window")),
     "PTE_NONE": Plan(("two_faults",)),
     "PTE_SAME": Plan(("two_copies", "cow_aba")),
+    "PMD_SAME": Plan(("fault_collapse_read",), variants=("base", "rcu")),
+    "PMD_UNDER_PTL": Plan(("fault_collapse_read",), variants=("rcu",)),
+    "HUGE_PMD_NONE": Plan(("huge_faults",)),
+    "SPLIT_REFS_LATE": Plan(("huge_split",)),
+    "DEPOSIT_FREE_NOW": Plan(("collapse_dontneed",), variants=("rcu",)),
+    "COLLAPSE_NO_FLUSH": Plan(("store_collapse", "gup_collapse", "collapse_dontneed")),
+    "GUP_IRQ_ON": Plan(("gup_munmap",)),
+    "GUP_NO_RECHECK": Plan(("gup_munmap", "gup_copy")),
     "VMA_FREE_NOW": Plan(("reader_across_grace",)),
     "VMA_LINKS_REUSED": Plan(("unlink_on_the_way",)),
     "TABLE_FREE_NOW": Plan(("table_free_walk",), variants=("base", "rcu")),
@@ -107,6 +115,7 @@ GROUPS: dict[str, Plan] = {
     "spf": Plan(("fault_munmap",)),
     "order": Plan(ORDER, WEAK),
     "flush": Plan(("shootdown_late",)),
+    "thp": Plan(("fault_collapse",)),
     "lock": Plan(("two_writers_one_reader",)),
     "notifier": Plan(("cow_notifier",)),
     "spare": Plan(ORDER, WEAK),
@@ -117,6 +126,7 @@ GROUPS: dict[str, Plan] = {
 SPARE = "spare"
 EXPLANATIONS: dict[str, str] = {
     "VMA_COPY": "pte_map_lock looks at mmap_seq twice more before anything is committed; this early look saves work.",
+    "GUP_NO_RECHECK": "interrupts are off from the look at the pte to the reference, and every shootdown here waits for that.",
 }
 
 

@@ -35,7 +35,7 @@ ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 ANON_FIXED = ANON | FIXED
 SHARED_FIXED = SHARED | FIXED
 GROWSDOWN = 0x100
-DONTNEED, PAGEOUT = 4, 21
+DONTNEED, PAGEOUT, COLLAPSE = 4, 21, 25
 TABLE = 512 * PAGE                  # what one page-table page maps
 ARENA = 0x2000_0000_0000            # where scenarios map, a boundary of all tables
 KEEPER = ARENA + (512 << 20)
@@ -77,6 +77,8 @@ class Scene:
     cpu: Programs = field(default_factory=Programs)             # explored
     files: list[tuple[int, bool]] = field(default_factory=list)     # (pages, is shared memory), numbered from 1
     swap_pages: int = 0
+
+    huge: int = 0                                               # huge pages
 
     @property
     def cpus(self) -> int:
@@ -189,7 +191,7 @@ def geometry(scene: Scene) -> Geometry:
     pages = sum(pages for pages, _ in scene.files)
     return Geometry(ncpu=n, nmm=4, nvma=1 + VMAS_PER_CPU * n, nanon=1 + VMAS_PER_CPU * n, nfile=2 + len(scene.files),
                     ncache=2 + pages, nframe=1 + FRAMES_PER_CPU * n + pages, ninsn=RECORDS,
-                    nswap=1 + scene.swap_pages if scene.swap_pages else 0)
+                    nswap=1 + scene.swap_pages if scene.swap_pages else 0, nhuge=scene.huge)
 
 
 def warm_up(cpu: _check.Cpu) -> None:

@@ -29,6 +29,14 @@
 	X(SEQ_SILENT, "spf", "a writer does not move mmap_seq") \
 	X(PTE_NONE, "spf", "a fresh page is put in place without looking whether the pte is still empty") \
 	X(PTE_SAME, "spf", "a copied page is put in place without looking whether the pte is still what was copied") \
+	X(PMD_SAME, "thp", "pte_map_lock does not look at the pmd entry, nor again under the lock") \
+	X(PMD_UNDER_PTL, "thp", "pte_map_lock looks at the pmd entry before it takes the lock, and not under it") \
+	X(HUGE_PMD_NONE, "thp", "a huge page is put in place without looking whether the pmd entry is still empty") \
+	X(SPLIT_REFS_LATE, "thp", "a split huge page gets its references after its table can be seen") \
+	X(DEPOSIT_FREE_NOW, "thp", "a deposited table is free at once, without a grace period") \
+	X(COLLAPSE_NO_FLUSH, "thp", "a collapse flushes and interrupts nobody after it has cleared the pmd entry") \
+	X(GUP_IRQ_ON, "thp", "get_user_pages_fast walks with interrupts on") \
+	X(GUP_NO_RECHECK, "spare", "get_user_pages_fast does not look at the entries again once it has the page") \
 	X(VMA_FREE_NOW, "spf", "an unlinked VMA is free at once, without a grace period") \
 	X(VMA_LINKS_REUSED, "spf", "waiting for its grace period, a VMA loses its child links") \
 	X(TABLE_FREE_NOW, "spf", "a page table is free at once, before any flush or grace period") \

@@ -9,6 +9,7 @@ from shmm.layout cimport (
 from shmm.mm.brk cimport vm_brk
 from shmm.mm.call_rcu cimport rcu_poll
 from shmm.mm.fork cimport mm_fork
+from shmm.mm.gup cimport get_user_byte
 from shmm.mm.irq cimport kernel_enter, kernel_exit
 from shmm.mm.madvise cimport vm_madvise
 from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave
@@ -66,6 +67,14 @@ cdef inline i64 user_numa_work(vcpu_t *c, u64 addr, u64 length) noexcept nogil:
     """Task work on the way back to user mode: no system call of the program's."""
     kernel_enter(c)
     return syscall_exit(c, task_numa_work(c, current_mm(c), addr, length))
+
+
+cdef inline i64 sys_gup(vcpu_t *c, u64 addr) noexcept nogil:
+    """Pins the page at addr, reads a byte of it and lets it go: the byte, -EFAULT or -ENOMEM."""
+    count_vm_event(c, SHMM_C_syscalls)
+    exception_entry(SHMM_EXC_SYSCALL)
+    kernel_enter(c)
+    return syscall_exit(c, get_user_byte(c, current_mm(c), addr))
 
 
 cdef inline i64 sys_brk(vcpu_t *c, u64 brk) noexcept nogil:

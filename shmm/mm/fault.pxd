@@ -19,16 +19,20 @@ from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PMD, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ATTEMPT_ANON,
     SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_notifier_trylock_failed, SHMM_C_pgcopy, SHMM_C_pgfault,
     SHMM_C_pgreuse, SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_SPECIAL,
-    SHMM_PTE_WRITE, SHMM_VM_SHARED, vcpu_t,
+    SHMM_PTE_WRITE, SHMM_THP_NEVER, SHMM_VM_SHARED, vcpu_t,
 )
 from shmm.mm.anon cimport anon_vma_prepare
 from shmm.mm.anon_page cimport anon_pte, drop_anon_page, install_anon_page
 from shmm.mm.file_fault cimport do_fault
 from shmm.mm.frame cimport add_batched, alloc_frame, alloc_zeroed_frame, charge, frame_bytes, get_frame
+from shmm.mm.huge_frame cimport compound_head
+from shmm.mm.huge_memory cimport VM_FAULT_FALLBACK, create_huge_pmd, do_huge_pmd_fault, thp_vma_allowable
 from shmm.mm.lru cimport lru_add, put_page
 from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.numa_fault cimport do_numa_page
-from shmm.mm.page_table cimport find_pmd, get_entry, pmd_alloc, pte_pfn, pte_present, pte_protnone, set_entry
+from shmm.mm.page_table cimport (
+    find_pmd, get_entry, pmd_alloc, pmd_trans_huge, pte_pfn, pte_present, pte_protnone, set_entry,
+)
 from shmm.mm.percpu_rwsem cimport percpu_down_read_trylock, percpu_up_read
 from shmm.mm.rcu cimport rcu_note_quiescent
 from shmm.mm.shootdown cimport flush_tlb_mm_range
@@ -85,7 +89,7 @@ cdef inline u32 wp_page_commit(vcpu_t *c, vm_fault_t *vmf, u32 old, u32 new) noe
     flush_tlb_mm_range(c, vmf.mm, vmf.address, vmf.address + SHMM_PAGE_SIZE)
     set_entry(vmf.pte, anon_pte(vmf, new))
     lru_add(c, new)
-    if not old or ld32_relaxed(&c.frames[old].kind) != SHMM_FRAME_ANON:
+    if not old or ld32_relaxed(&c.frames[compound_head(c, old)].kind) != SHMM_FRAME_ANON:
         add_batched(&c.me.rss_anon, &vmf.mm.rss_anon, 1)
         if old:
             add_batched(&c.me.rss_file, &vmf.mm.rss_file, -1)
@@ -153,7 +157,7 @@ cdef inline u32 do_wp_page(vcpu_t *c, vm_fault_t *vmf, u64 pte) noexcept nogil:
     cdef u32 ret
     if vmf.speculative:
         count_vm_event(c, SHMM_C_SPF_ATTEMPT_WP)
-    if vmf.vma.flags & SHMM_VM_SHARED or (old and wp_can_reuse(c, old)):
+    if vmf.vma.flags & SHMM_VM_SHARED or (old and wp_can_reuse(c, compound_head(c, old))):
         set_entry(vmf.pte, pte | SHMM_PTE_WRITE | SHMM_PTE_DIRTY | SHMM_PTE_ACCESSED)
         pte_unmap_unlock(vmf)
         count_vm_event(c, SHMM_C_pgreuse)
@@ -198,11 +202,37 @@ cdef inline u32 walk_speculatively(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     if vmf.pmd == NULL:
         return spf_abort(c, SHMM_C_SPF_ABORT_PUD)
     entry = get_entry(vmf.pmd)
-    if entry == 0:      # perhaps a collapse; and a table installed after free_pgtables would be lost
+    # none: perhaps a collapse; and a table installed after free_pgtables would be lost.  Huge: no table to go on with
+    if entry == 0 or pmd_trans_huge(entry):
         return spf_abort(c, SHMM_C_SPF_ABORT_PMD)
     pte_set_table(c, vmf, entry)
     vmf.orig_pte = get_entry(vmf.pte)
     return 0
+
+
+cdef inline u32 walk_and_allocate(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    """Makes the tables that are missing, or a huge page.  VM_FAULT_FALLBACK: go on with the pte."""
+    cdef u32 ret
+    cdef u64 entry
+    if c.g.thp != SHMM_THP_NEVER and thp_vma_allowable(c, vmf):
+        ret = create_huge_pmd(c, vmf)
+        if ret != VM_FAULT_FALLBACK:
+            return ret
+    vmf.pmd = pmd_alloc(c, vmf.mm, vmf.address)
+    if vmf.pmd == NULL:
+        return VM_FAULT_OOM
+    entry = get_entry(vmf.pmd)
+    if pmd_trans_huge(entry):
+        vmf.orig_pmd = entry
+        ret = do_huge_pmd_fault(c, vmf)
+        if ret != VM_FAULT_FALLBACK:
+            return ret
+        entry = get_entry(vmf.pmd)
+    if entry == 0 or pmd_trans_huge(entry):     # a collapse under the read lock: the instruction looks again
+        return 0
+    pte_set_table(c, vmf, entry)
+    vmf.orig_pte = get_entry(vmf.pte)
+    return VM_FAULT_FALLBACK
 
 
 cdef inline u32 handle_mm_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
@@ -213,12 +243,8 @@ cdef inline u32 handle_mm_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
         speculative_page_walk_begin(c)
         ret = walk_speculatively(c, vmf)
         speculative_page_walk_end(c)
-        if ret:
-            return ret
-    else:
-        vmf.pmd = pmd_alloc(c, vmf.mm, vmf.address)
-        if vmf.pmd == NULL:
-            return VM_FAULT_OOM
-        pte_set_table(c, vmf, get_entry(vmf.pmd))
-        vmf.orig_pte = get_entry(vmf.pte)
-    return handle_pte_fault(c, vmf)
+        return ret if ret else handle_pte_fault(c, vmf)
+    ret = walk_and_allocate(c, vmf)
+    if ret == VM_FAULT_FALLBACK:
+        ret = handle_pte_fault(c, vmf) & ~<u32> VM_FAULT_RETRY      # collapsed under us: the instruction looks again
+    return ret

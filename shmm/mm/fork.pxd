@@ -28,11 +28,14 @@ from shmm.layout cimport (
 from shmm.mm.anon cimport anon_vma_alloc
 from shmm.mm.file cimport get_file
 from shmm.mm.frame cimport get_frame, sync_rss
+from shmm.mm.huge_frame cimport compound_head
+from shmm.mm.huge_memory cimport copy_huge_pmd
 from shmm.mm.mm cimport current_mm, exit_mmap, mm_init
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.page_table cimport (
-    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_alloc, pte_lockptr, pte_pfn, pte_present, set_entry,
+    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_alloc, pmd_trans_huge, pte_lockptr, pte_pfn,
+    pte_present, set_entry,
 )
 from shmm.mm.shootdown cimport flush_tlb_mm
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
@@ -57,7 +60,7 @@ cdef inline void copy_present_pte(vcpu_t *c, mm_t *new, a64 *src, a64 *dst, bint
             pte = ld64_relaxed(src)
         pte &= ~SHMM_PTE_WRITE
     if not pte & SHMM_PTE_SPECIAL:
-        pfn = pte_pfn(pte)
+        pfn = compound_head(c, pte_pfn(pte))
         get_frame(c, pfn)
         if ld32_relaxed(&c.frames[pfn].kind) == SHMM_FRAME_ANON:
             st32_relaxed(&c.frames[pfn].exclusive, 0)
@@ -79,6 +82,11 @@ cdef inline i64 copy_page_range(vcpu_t *c, mm_t *old, mm_t *new, u64 addr, u64 e
             continue
         pmd = get_entry(src)
         if pmd == 0:
+            addr = stop
+            continue
+        if pmd_trans_huge(pmd):             # a whole one: no VMA ends inside
+            if not copy_huge_pmd(c, old, new, src, addr):
+                return -ENOMEM
             addr = stop
             continue
         dst = pmd_alloc(c, new, addr)

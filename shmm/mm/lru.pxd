@@ -13,9 +13,9 @@ to add 15 get their turn in between."""
 from shmm.arch.arch cimport get32, get64, ld32_relaxed, put32, put64, st32_relaxed, u32, u64
 from shmm.layout cimport SHMM_C_lru_drain, SHMM_LRU_BATCH, SHMM_SWAP_CLUSTER_MAX, node_t, several_nodes, vcpu_t
 from shmm.mm.frame cimport free_frame, node_of, put_frame_testzero, uncharge
+from shmm.mm.huge_frame cimport HPAGE_PMD_NR, compound_head, frame_is_huge
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vmstat cimport count_vm_event
-
 
 # A node's list while its lock is held: its ends and length, read when the lock is taken and written before it is dropped.
 # Why not in place: they share the lock's line, which whoever comes for the lock takes away; a batch would fetch it back
@@ -120,17 +120,20 @@ cdef inline void lru_del_frames(vcpu_t *c, const u32 *pfns, u32 n) noexcept nogi
 
 
 cdef inline void release_frames(vcpu_t *c, const u32 *pfns, u32 n) noexcept nogil:
-    """Frees n data frames whose last reference is gone and that no TLB can reach any more."""
+    """Frees n data frames, or heads of huge pages, whose last reference is gone and that no TLB can reach any more."""
     cdef u32 i = 0
+    cdef u64 pages = n
     while i < n:
         lru_del_frames(c, pfns + i, <u32> min(n - i, SHMM_SWAP_CLUSTER_MAX))
         i += SHMM_SWAP_CLUSTER_MAX
     for i in range(n):
+        pages += HPAGE_PMD_NR - 1 if frame_is_huge(c, pfns[i]) else 0
         free_frame(c, pfns[i])
-    uncharge(c, n)
+    uncharge(c, pages)
 
 
 cdef inline void put_page(vcpu_t *c, u32 pfn) noexcept nogil:
     """Drops a reference on a data frame that no TLB reaches through us."""
+    pfn = compound_head(c, pfn)
     if put_frame_testzero(c, pfn):
         release_frames(c, &pfn, 1)

@@ -8,18 +8,21 @@ from libc.errno cimport EACCES, EINVAL, ENOMEM
 from shmm.arch.arch cimport a64, cmpxchg64, i64, ld32_relaxed, ld64_relaxed, mutant, u32, u64
 from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH, SHMM_M_NOTIFIER_MPROTECT
 from shmm.layout cimport (
-    SHMM_PAGE_SIZE, SHMM_VM_ACCOUNT, SHMM_VM_EXEC, SHMM_VM_GROWSDOWN, SHMM_VM_LOCKED, SHMM_VM_NORESERVE, SHMM_VM_READ,
-    SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, vcpu_t,
+    SHMM_HPAGE_SIZE, SHMM_PAGE_SIZE, SHMM_VM_ACCOUNT, SHMM_VM_EXEC, SHMM_VM_GROWSDOWN, SHMM_VM_LOCKED,
+    SHMM_VM_NORESERVE, SHMM_VM_READ, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, vcpu_t,
 )
 from shmm.mm.anon cimport vma_anon
 from shmm.mm.call_rcu cimport rcu_relieve
 from shmm.mm.find_vma cimport find_vma
+from shmm.mm.huge_memory cimport split_huge_pmd
 from shmm.mm.mmap cimport calc_vm_prot_bits, vm_enough_memory
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
 from shmm.mm.munmap cimport page_align
 from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
-from shmm.mm.page_table cimport PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_present
+from shmm.mm.page_table cimport (
+    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_present,
+)
 from shmm.mm.populate cimport populate_vma_page_range
 from shmm.mm.pte_prot cimport pte_modify
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
@@ -52,6 +55,32 @@ cdef inline void change_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 add
     spin_unlock(pte_lockptr(c, pmd))
 
 
+cdef inline u64 change_huge_pmd(vcpu_t *c, mmu_gather_t *tlb, a64 *pmd, u64 addr, u64 end, u64 flags) noexcept nogil:
+    """The entry is huge.  A whole one changes in place: 0; else the table that it is split into."""
+    cdef u64 old, new
+    if end - addr != SHMM_HPAGE_SIZE:
+        split_huge_pmd(c, tlb.mm, pmd, addr)
+        return get_entry(pmd)
+    spin_lock(c, &tlb.mm.page_table_lock)
+    old = ld64_relaxed(pmd)
+    new = pte_modify(c, old, flags)
+    while new != old and cmpxchg64(pmd, old, new) != old:               # the MMU set a bit meanwhile
+        old = ld64_relaxed(pmd)
+        new = pte_modify(c, old, flags)
+    spin_unlock(&tlb.mm.page_table_lock)
+    if not mutant(SHMM_M_MPROTECT_NO_FLUSH):
+        tlb_track(tlb, addr, end)
+    return 0
+
+
+cdef inline void change_pmd_range(vcpu_t *c, mmu_gather_t *tlb, a64 *pmd, u64 addr, u64 end, u64 flags) noexcept nogil:
+    cdef u64 entry = get_entry(pmd)
+    if pmd_trans_huge(entry):
+        entry = change_huge_pmd(c, tlb, pmd, addr, end, flags)
+    if entry:
+        change_pte_range(c, tlb, entry, addr, end, flags)
+
+
 cdef inline void change_protection(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 flags) noexcept nogil:
     cdef mmu_gather_t tlb
     cdef a64 *pmd
@@ -65,7 +94,7 @@ cdef inline void change_protection(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 f
         if pmd == NULL:
             stop = end_of_entry(addr, end, PMD + 1)
         elif get_entry(pmd) != 0:
-            change_pte_range(c, &tlb, get_entry(pmd), addr, stop, flags)
+            change_pmd_range(c, &tlb, pmd, addr, stop, flags)
         addr = stop
     tlb_finish_mmu(c, &tlb)
     if not mutant(SHMM_M_NOTIFIER_MPROTECT):

@@ -26,7 +26,8 @@ from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
 from shmm.mm.munmap cimport page_align
 from shmm.mm.page_table cimport (
-    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_pfn, pte_present, pte_protnone,
+    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_pfn, pte_present,
+    pte_protnone,
 )
 from shmm.mm.pte_prot cimport pte_modify
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
@@ -69,7 +70,7 @@ cdef inline void change_prot_numa(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 fl
         pmd = find_pmd(c, mm, addr)
         if pmd == NULL:
             stop = end_of_entry(addr, end, PMD + 1)
-        elif get_entry(pmd) != 0:
+        elif get_entry(pmd) != 0 and not pmd_trans_huge(get_entry(pmd)):        # huge pages stay
             hint_pte_range(c, &tlb, get_entry(pmd), addr, stop, flags)
         addr = stop
     tlb_finish_mmu(c, &tlb)

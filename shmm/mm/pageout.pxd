@@ -26,7 +26,8 @@ from shmm.layout cimport SHMM_C_pswpout, SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_P
 from shmm.mm.frame cimport add_batched, frame_bytes
 from shmm.mm.lru cimport put_page
 from shmm.mm.page_table cimport (
-    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_pfn, pte_present, set_entry,
+    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_pfn, pte_present,
+    set_entry,
 )
 from shmm.mm.shootdown cimport flush_tlb_mm_range
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
@@ -90,7 +91,7 @@ cdef inline bint pageout_range(vcpu_t *c, mm_t *mm, u64 addr, u64 end) noexcept 
         pmd = find_pmd(c, mm, addr)
         if pmd == NULL:
             addr = end_of_entry(addr, end, PMD + 1)
-        elif get_entry(pmd) == 0:
+        elif get_entry(pmd) == 0 or pmd_trans_huge(get_entry(pmd)):     # huge pages stay
             addr = end_of_entry(addr, end, PMD)
         else:
             if not pageout_pte(c, mm, get_entry(pmd), addr):

@@ -5,9 +5,10 @@ exclusive already (kernels since 6.1 save that fault)."""
 
 from shmm.arch.arch cimport ld32_relaxed, u64
 from shmm.layout cimport (
-    SHMM_FRAME_ANON, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_USER,
-    SHMM_PTE_WRITE, SHMM_VM_SHARED, SHMM_VM_WRITE, vcpu_t,
+    SHMM_FRAME_ANON, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_USER, SHMM_PTE_WRITE,
+    SHMM_VM_SHARED, SHMM_VM_WRITE, vcpu_t,
 )
+from shmm.mm.huge_frame cimport compound_head
 from shmm.mm.page_table cimport pte_pfn
 from shmm.mm.vma cimport vm_get_page_prot
 
@@ -15,8 +16,8 @@ from shmm.mm.vma cimport vm_get_page_prot
 cdef inline bint can_change_pte_writable(vcpu_t *c, u64 flags, u64 pte) noexcept nogil:
     """A private anonymous page that nobody shares may become writable without a fault."""
     return (flags & SHMM_VM_WRITE != 0 and not flags & SHMM_VM_SHARED and not pte & SHMM_PTE_SPECIAL
-            and ld32_relaxed(&c.frames[pte_pfn(pte)].kind) == SHMM_FRAME_ANON
-            and ld32_relaxed(&c.frames[pte_pfn(pte)].exclusive) != 0)
+            and ld32_relaxed(&c.frames[compound_head(c, pte_pfn(pte))].kind) == SHMM_FRAME_ANON
+            and ld32_relaxed(&c.frames[compound_head(c, pte_pfn(pte))].exclusive) != 0)
 
 
 cdef inline u64 pte_modify(vcpu_t *c, u64 pte, u64 flags) noexcept nogil:

@@ -55,7 +55,7 @@ Lock order of the whole memory manager, outermost first (a lock may be taken whi
         page_table_lock           per mm: installs of upper tables, anon_vma_prepare
           ptl                     per page table; speculators only try (their interrupts are off)
             lru_lock              of one node at a time
-            zone.lock, vma_pool.lock, anon_pool.lock, swap_pool.lock, cache_lock
+            zone.lock, huge_pool.lock, vma_pool.lock, anon_pool.lock, swap_pool.lock, cache_lock
                                   innermost, never nested in one another
     rwsem.wait_lock               inside nothing, holds nothing
     rcu_lock                      only ever tried
@@ -65,13 +65,11 @@ that has interrupts off, so a speculator that waited for that ptl would wait for
 who only tries is never in line."""
 
 from shmm.arch.arch cimport (
-    SHMM_LOCK_FREED, SHMM_LOCK_SLEEPS, SHMM_LOCK_TRIED, SHMM_LOCK_WAIT, cmpxchg32_acquire, cmpxchg32_relaxed,
-    cpu_relax, get32, ld32_acquire, ld32_relaxed, ld64_relaxed, lockdep_event, mutant, st32_relaxed, st32_release,
-    st64_relaxed, u32, u64, xchg32, yield_core,
+    SHMM_LOCK_FREED, SHMM_LOCK_SLEEPS, SHMM_LOCK_TRIED, SHMM_LOCK_WAIT, cmpxchg32_acquire, cmpxchg32_relaxed, cpu_relax,
+    get32, ld32_acquire, ld32_relaxed, ld64_relaxed, lockdep_event, mutant, st32_relaxed, st32_release, st64_relaxed,
+    u32, u64, xchg32, yield_core,
 )
-from shmm.arch.mutants cimport (
-    SHMM_M_MCS_HANDOFF, SHMM_M_MCS_NODE_LATE, SHMM_M_SPIN_RELAXED, SHMM_M_UNLOCK_RELAXED,
-)
+from shmm.arch.mutants cimport SHMM_M_MCS_HANDOFF, SHMM_M_MCS_NODE_LATE, SHMM_M_SPIN_RELAXED, SHMM_M_UNLOCK_RELAXED
 from shmm.layout cimport (
     SHMM_C_rt_atomic_sleep, SHMM_C_rt_lock_sleep, SHMM_C_spinlock_queued, SHMM_C_violations, spinlock_t, vcpu_t,
 )

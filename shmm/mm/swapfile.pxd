@@ -10,16 +10,14 @@ copy of its own, and every page that goes out is written.
 
 Source: mm/swapfile.c."""
 
-from shmm.arch.arch cimport (
-    get32, ld64_relaxed, poison_range, put32, st64_relaxed, u8, u32, unpoison_range,
-)
+from shmm.arch.arch cimport get32, ld64_relaxed, poison_range, put32, st64_relaxed, u8, u32, unpoison_range
 from shmm.layout cimport SHMM_PAGE_SIZE, vcpu_t
 from shmm.mm.frame cimport frame_bytes
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 
 
 cdef inline u8 *swap_bytes(vcpu_t *c, u32 slot) noexcept nogil:
-    return frame_bytes(c, c.g.nframe + slot)
+    return frame_bytes(c, c.g.frame_end + slot)
 
 
 cdef inline u32 get_swap_page(vcpu_t *c) noexcept nogil:

@@ -26,6 +26,7 @@ from shmm.layout cimport SHMM_PAGE_SHIFT, SHMM_VMA_FREE_AUTO, SHMM_VM_SPECIAL, m
 from shmm.mm.anon cimport get_anon_vma, put_anon_vma
 from shmm.mm.call_rcu cimport RCU_TABLE, call_rcu
 from shmm.mm.file cimport get_file, put_file
+from shmm.mm.huge_memory cimport split_huge_pmd_address
 from shmm.mm.vma cimport vm_area_alloc, vm_area_free_now, vm_area_poison, vma_end, vma_start
 from shmm.mm.vma_tree cimport gap_propagate, next_vma, prev_vma, vma_link, vma_unlink
 
@@ -145,8 +146,9 @@ cdef inline i64 vma_cut(vcpu_t *c, mm_t *mm, u32 vma, u64 addr) noexcept nogil:
     cdef vma_t *v = &c.vmas[vma]
     cdef u64 end = vma_end(c, vma)
     cdef u64 pgoff = ld64_relaxed(&v.pgoff) + ((addr - vma_start(c, vma)) >> SHMM_PAGE_SHIFT)
-    cdef u32 upper = vm_area_alloc(c, <u32> (mm - c.mms), addr, end, ld64_relaxed(&v.flags), pgoff,
-                                   ld32_relaxed(&v.file))
+    cdef u32 upper
+    split_huge_pmd_address(c, mm, addr)
+    upper = vm_area_alloc(c, <u32> (mm - c.mms), addr, end, ld64_relaxed(&v.flags), pgoff, ld32_relaxed(&v.file))
     if upper == 0:
         return -ENOMEM
     get_file(c, ld32_relaxed(&v.file))
