@@ -195,6 +195,21 @@ QUESTIONS: dict[str, Question] = {question.name: question for question in (
                "take one place.",
     ),
     Question(
+        name="fast-mremap",
+        asked="mremap moves whole page tables, and takes only the locks of the upper levels.  What keeps a speculator "
+              "out that holds the lock of the table itself?",
+        by="Kalesh Singh, for Android, where it was a use after free",
+        source="gerrit-public.fairphone.software, kernel/msm-4.19, 81bae4ededd1443b723011480a6c071e35f9415e",
+        scenarios=("mremap_pmd_move", "mremap_fault", "mremap_store"),
+        mutants=("MREMAP_PMD_MOVE", "MREMAP_NO_PTL", "MREMAP_NO_FLUSH"),
+        answer="Nothing: past SEQ2 a speculator trusts that whoever changes its table takes the table's "
+               "lock.  One that copies a page writes it into a table that maps another address by then, and "
+               "flushes the old address: who has read at the new one goes on reading what was before.  So a "
+               "table may move whole only if nobody can speculate (fast_mremap=single, Android's rule), or "
+               "with its lock held (fast_mremap=locked, which is what is exhausted here); else pte by pte, "
+               "under both locks, flushed before either is dropped.",
+    ),
+    Question(
         name="barriers",
         asked="Which barriers does the count need?  Would the kernel's seqcount API say it better?",
         by="Sebastian Siewior, 1 February 2022",

@@ -68,6 +68,9 @@
 	X(SWAP_EARLY, "flush", "a swap entry can be seen before the slot holds the page") \
 	X(SWAP_READ_EARLY, "flush", "a slot is read before the page-table lock says that it is still ours") \
 	X(ZAP_NO_LOCK, "flush", "ptes are zapped without their lock") \
+	X(MREMAP_NO_FLUSH, "flush", "mremap does not flush the old addresses") \
+	X(MREMAP_NO_PTL, "spf", "mremap moves ptes without their locks") \
+	X(MREMAP_PMD_MOVE, "spf", "mremap moves a whole page table without its lock although others may speculate") \
 	X(RCU_READER_IGNORED, "lock", "a grace period does not wait for readers") \
 	X(RWSEM_NO_WAKE, "lock", "whoever releases a rwsem wakes nobody") \
 	X(RWSEM_READERS_IGNORED, "lock", "a writer takes a rwsem that readers hold") \
