@@ -24,14 +24,13 @@ from shmm.mm.page_table cimport (
     PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_present,
 )
 from shmm.mm.populate cimport populate_vma_page_range
-from shmm.mm.pte_prot cimport pte_modify
+from shmm.mm.pte_prot cimport NO_WRITENOTIFY, pte_modify
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_adjust cimport vma_modify_flags
 from shmm.mm.vma_tree cimport next_vma
 
 cdef enum:
-    NO_WRITENOTIFY = 0x800          # among the flags of a VMA: nobody need hear of the first write to a shared page
     PROT_RWX = 7
     PROT_SEM = 8                    # accepted, and means nothing
     PROT_GROWSDOWN = 0x01000000

@@ -9,9 +9,11 @@ from shmm.layout cimport (
     SHMM_VM_SHARED, SHMM_VM_WRITE, vcpu_t,
 )
 from shmm.mm.huge_frame cimport compound_head
-from shmm.mm.mprotect cimport NO_WRITENOTIFY
 from shmm.mm.page_table cimport pte_pfn
 from shmm.mm.vma cimport vm_get_page_prot
+
+cdef enum:
+    NO_WRITENOTIFY = 0x800          # among the flags of a VMA: nobody need hear of the first write to a shared page
 
 
 cdef inline bint can_change_pte_writable(vcpu_t *c, u64 flags, u64 pte) noexcept nogil:
