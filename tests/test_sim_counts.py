@@ -64,7 +64,8 @@ ORDER = {
     "nr_tlb_local_flush_one", "nr_tlb_local_flush_all", "nr_tlb_remote_flush",  # tables that go flush once more
 }
 SHARED = {                          # where tasks touch the same pages: two that do so at once both fault, and take one
-    "user_faults", "spf_attempt", "lru_drain", "charge_refill", "tlb_hit", "tlb_hit_l2", "tlb_miss",
+    "user_faults", "spf_attempt", "lru_drain", "charge_refill", "tlb_hit", "tlb_hit_l2", "tlb_miss", "SPF_ATTEMPT_PTE",
+    "SPF_ATTEMPT_WP", "pgreuse",        # or the second finds the page when it has the lock
 }
 
 
