@@ -221,9 +221,9 @@ class Program:
         may_fail: bool = False,
     ) -> int:
         """R[dst] = the byte at addr, or with a value a store, by way of the secondary MMU; the result is 0."""
-        record = self.add("SECONDARY", addr=addr, value=value or 0, dst=dst, base=base, **_outcome(expect, may_fail, False))
-        self._records[record]["opf"] |= 0 if value is None else WRITE
-        return record
+        outcome = _outcome(expect, may_fail, False)
+        outcome["opf"] |= 0 if value is None else WRITE
+        return self.add("SECONDARY", addr=addr, value=value or 0, dst=dst, base=base, **outcome)
 
     def gup(
         self, addr: int, *, base: int = 0, dst: int = 0, expect: int | None = None, may_fail: bool = False,

@@ -56,6 +56,7 @@ PLANS: dict[str, Plan] = {
     "SPLIT_REFS_LATE": Plan(("huge_split",)),
     "DEPOSIT_FREE_NOW": Plan(("collapse_dontneed",), variants=("rcu",)),
     "COLLAPSE_NO_FLUSH": Plan(("store_collapse", "gup_collapse", "collapse_dontneed")),
+    "COLLAPSE_TWICE": Plan(("two_collapses",)),
     "GUP_IRQ_ON": Plan(("gup_munmap",)),
     "GUP_NO_RECHECK": Plan(("gup_munmap", "gup_copy")),
     "VMA_FREE_NOW": Plan(("reader_across_grace",)),
@@ -129,7 +130,8 @@ GROUPS: dict[str, Plan] = {
 SPARE = "spare"
 EXPLANATIONS: dict[str, str] = {
     "VMA_COPY": "pte_map_lock looks at mmap_seq twice more before anything is committed; this early look saves work.",
-    "GUP_NO_RECHECK": "interrupts are off from the look at the pte to the reference, and every shootdown here waits for that.",
+    "GUP_NO_RECHECK":
+        "interrupts are off from the look at the pte to the reference; every shootdown here waits for that.",
 }
 
 

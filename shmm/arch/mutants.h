@@ -35,6 +35,7 @@
 	X(SPLIT_REFS_LATE, "thp", "a split huge page gets its references after its table can be seen") \
 	X(DEPOSIT_FREE_NOW, "thp", "a deposited table is free at once, without a grace period") \
 	X(COLLAPSE_NO_FLUSH, "thp", "a collapse flushes and interrupts nobody after it has cleared the pmd entry") \
+	X(COLLAPSE_TWICE, "thp", "a collapse under the read lock does not look whether another one was first") \
 	X(GUP_IRQ_ON, "thp", "get_user_pages_fast walks with interrupts on") \
 	X(GUP_NO_RECHECK, "spare", "get_user_pages_fast does not look at the entries again once it has the page") \
 	X(VMA_FREE_NOW, "spf", "an unlinked VMA is free at once, without a grace period") \

@@ -41,11 +41,12 @@ So who keeps the lock has seen an empty line while it held it, and each CPU is i
 stands behind it; those that only try, as often as they try.
 
 PREEMPT_RT (seg_t.preempt_rt): a spinlock is a mutex there.  Whoever waits for it sleeps, interrupts on, and its holder
-may be preempted; local_irq_disable still means what it says.  So no spinlock may be waited for with interrupts off (I8):
-the walk that turns them off must only try the page-table lock, which is allowed anywhere outside an interrupt (Sebastian
-Siewior on v2).  An RCU section is no obstacle: it may sleep for a spinlock, and stays a reader.  Raw spinlocks spin as
-ever: here only rwsem.wait_lock, as in the kernel; the zones', LRU's and page tables' are ordinary ones.  A sleeper here
-looks again whenever it gets a core, rather than be woken by the unlock: that one store is all that an unlock is.
+may be preempted; local_irq_disable still means what it says.  So no spinlock may be waited for with interrupts off
+(I8): the walk that turns them off must only try the page-table lock, which is allowed anywhere outside an interrupt
+(Sebastian Siewior on v2).  An RCU section is no obstacle: it may sleep for a spinlock, and stays a reader.  Raw
+spinlocks spin as ever: here only rwsem.wait_lock, as in the kernel; those of zones, LRU lists and page tables are
+ordinary ones.  A sleeper here looks again whenever it gets a core, rather than be woken by the unlock: one store is
+all that an unlock is.
 
 Lock order of the whole memory manager, outermost first (a lock may be taken while those above it are held):
 
