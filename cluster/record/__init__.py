@@ -84,8 +84,8 @@ def main(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace, name: str, done: perf.Outcome) -> None:
     """What was recorded, and what is to be known about it."""
     counts: dict[str, Any] = done.counts
-    say(f"recorded {counts['user faults']} user page faults and {counts['calls']} calls of {counts['threads']} threads, "
-        f"{os.path.getsize(args.output):,} bytes in {args.output}")
+    say(f"recorded {counts['user faults']} user page faults and {counts['calls']} calls of {counts['threads']} "
+        f"threads, {os.path.getsize(args.output):,} bytes in {args.output}")
     if done.status > 128:
         say(f"{name} was ended by signal {done.status - 128}")
     elif done.status:

@@ -7,7 +7,6 @@ import ctypes
 import lzma
 import os
 import re
-import shlex
 import signal
 import subprocess
 import tempfile
@@ -20,7 +19,7 @@ from typing import IO, Any
 from shmm.cluster.record import obstacles
 
 REQUIRED = ("exceptions:page_fault_user", "syscalls:sys_enter_mmap", "syscalls:sys_exit_mmap")
-CALLS = ("mmap", "munmap", "mprotect", "mremap", "brk", "madvise", "mlock", "mlock2", "mlockall", "shmdt", "clone", "clone3",
+CALLS = ("mmap", "munmap", "mprotect", "mremap", "brk", "madvise", "mlock", "mlock2", "shmdt", "clone", "clone3",
          "fork", "vfork")
 #: What else is recorded where the kernel has it: faults in the kernel on user pages (copy_to_user), which bring pages
 #: in, too; flushes; and the flags of every clone.
@@ -34,6 +33,7 @@ UNITS = {"B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 #: Lines of perf's about itself: the kernel's own mappings, the process before the program is started.
 NOISE = re.compile(r"\s*\S.*?\s+(?:0|-1)/\s*(?:0|-1)\s|\s*perf-exec\s")
 LOST = re.compile(r"PERF_RECORD_LOST(?:_SAMPLES)?:? .*?(\d+)\s*$")
+FILE_NAME = re.compile(r"(PERF_RECORD_MMAP2 .*\]: [r-][w-][x-][ps]) /.*")
 THREAD = re.compile(r"\s*\S.*?\s+(\d+/\s*\d+)\s+\[")
 
 
@@ -149,8 +149,9 @@ def opened(output: str) -> IO[Any]:
 
 
 def write(lines: Iterable[str], out: IO[Any], outcome: Outcome, command: list[str]) -> None:
-    """Copies the events, counts them, and notes what was lost."""
-    out.write(f"# recorded by shmm record: {shlex.join(command)}\n".encode("ascii", "replace").decode())
+    """Copies the events, counts them, and notes what was lost.  Names of files stay out: their inodes tell enough."""
+    name = os.path.basename(command[0]).encode("ascii", "replace").decode()
+    out.write(f"# recorded by shmm record: {name}\n")
     threads: set[str] = set()
     counts = {"events": 0, "user faults": 0, "calls": 0}
     lost = 0
@@ -159,7 +160,7 @@ def write(lines: Iterable[str], out: IO[Any], outcome: Outcome, command: list[st
         lost += int(gone[1]) if gone else 0
         if NOISE.match(line):
             continue
-        out.write(line)
+        out.write(FILE_NAME.sub(r"\1 (a file)", line))
         counts["events"] += ": PERF_RECORD_" not in line
         counts["user faults"] += "page_fault_user:" in line
         counts["calls"] += ":sys_enter_" in line
@@ -168,8 +169,8 @@ def write(lines: Iterable[str], out: IO[Any], outcome: Outcome, command: list[st
             threads.add(thread[1])
     outcome.counts = counts | {"threads": len(threads)}
     if lost:
-        outcome.warnings.append(f"perf lost {lost} events, it could not keep up: pages and mappings are missing from the "
-                                "recording; record on an idle machine, or a shorter run")
+        outcome.warnings.append(f"perf lost {lost} events, it could not keep up: pages and mappings are missing from "
+                                "the recording; record on an idle machine, or a shorter run")
 
 
 def _die_with_parent() -> None:
