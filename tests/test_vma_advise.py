@@ -3,6 +3,7 @@
 Every expectation was seen on Linux 6.18, where the same calls were made."""
 
 import errno
+from functools import partial
 
 import pytest
 from vmas import ANON, FIXED, LOCKED, NONE, POPULATE, PRIVATE, READ, RW, SHARED, WRITE, Space
@@ -64,7 +65,7 @@ def test_a_locked_mapping_refuses_and_ends_the_call(space):
     space.map(2, 1)
     space.store(2, 3)
     for advice in (DONTNEED, FREE, COLD, PAGEOUT):
-        fails(errno.EINVAL, lambda: space.advise(0, 3, advice))
+        fails(errno.EINVAL, partial(space.advise, 0, 3, advice))
     assert space.resident(0, 3) == "011"
     space.advise(1, 1, DONTNEED_LOCKED)
     assert space.resident(0, 3) == "001" and space.load(2) == 3
@@ -83,7 +84,7 @@ def test_free_is_for_private_memory_without_a_file(space):
     space.map(0, 1, RW, SHARED | ANON | FIXED)
     space.map(1, 1, RW, PRIVATE | FIXED, file=1)
     for page in (0, 1):
-        fails(errno.EINVAL, lambda: space.advise(page, 1, FREE))
+        fails(errno.EINVAL, partial(space.advise, page, 1, FREE))
     fails(errno.EINVAL, lambda: space.advise(0, 2, WIPEONFORK))
 
 
@@ -119,7 +120,7 @@ def test_populating_needs_the_permission(space, prot, reads, writes):
     space.map(0, 1, prot)
     for advice, number in ((POPULATE_READ, reads), (POPULATE_WRITE, writes)):
         if number:
-            fails(number, lambda: space.advise(0, 1, advice))
+            fails(number, partial(space.advise, 0, 1, advice))
         else:
             space.advise(0, 1, advice)
 
@@ -181,5 +182,5 @@ def test_a_special_mapping_keeps_out_of_dumps():
         odd = CONSTANTS["VM_IO"] | CONSTANTS["VM_PFNMAP"] | CONSTANTS["VM_DONTDUMP"]
         assert machine._cpu(0).map_special(first, first + 4096, flags | odd) == 0
         for advice in (DODUMP, DOFORK, DONTNEED, FREE, COLD, PAGEOUT, POPULATE_READ):
-            fails(errno.EINVAL, lambda: space.advise(0, 1, advice))
+            fails(errno.EINVAL, partial(space.advise, 0, 1, advice))
         assert machine.check() == []

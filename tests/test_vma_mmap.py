@@ -1,13 +1,28 @@
 """mmap: which error comes first, where mappings go, limits; munmap and MAP_FIXED over several.
 
-Errors, order and addresses were seen on Linux 6.18, where those tests that need no policy were run on the same calls."""
+Errors, order and addresses were seen on Linux 6.18, where the same calls were made, as far as no policy is needed."""
 
 import errno
 
 import pytest
 from vmas import (
-    ANON, ARENA, EXEC, FIXED, GROWSDOWN, LOCKED, NONE, NOREPLACE, NORESERVE, PAGE, POPULATE, PRIVATE, READ, RW, SHARED,
-    STACK, Space,
+    ANON,
+    ARENA,
+    EXEC,
+    FIXED,
+    GROWSDOWN,
+    LOCKED,
+    NONE,
+    NOREPLACE,
+    NORESERVE,
+    PAGE,
+    POPULATE,
+    PRIVATE,
+    READ,
+    RW,
+    SHARED,
+    STACK,
+    Space,
 )
 
 from shmm import BusError, Machine
@@ -111,7 +126,8 @@ def test_a_search_keeps_off_a_stack(machine):
 
 @pytest.mark.parametrize("length, flags, aligned", [
     (HUGE, PRIVATE | ANON, True), (2 * HUGE, PRIVATE | ANON, True), (HUGE, PRIVATE | ANON | NORESERVE, True),
-    (HUGE + PAGE, PRIVATE | ANON, False), (HUGE, SHARED | ANON, False), (HUGE, PRIVATE, True), (HUGE + PAGE, SHARED, True),
+    (HUGE + PAGE, PRIVATE | ANON, False), (HUGE, SHARED | ANON, False), (HUGE, PRIVATE, True),
+    (HUGE + PAGE, SHARED, True),
 ])
 def test_whole_huge_pages_begin_at_a_boundary(machine, length, flags, aligned):
     """Since 6.7, of anonymous memory only for multiples of 2 MiB since 6.12; of files wherever one fits."""

@@ -5,7 +5,8 @@
     space.protect(1, 2, READ)
     space.picture()                     # "w|rr|w": a letter for each page, a bar where one VMA ends and another begins
 
-Letters: w may be written (and read), r only read, x also executed, - not accessed at all, . nothing is mapped.  Capitals: shared.
+Letters: w may be written (and read), r only read, x also executed, - not accessed at all, . nothing is mapped.
+Capitals: shared.
 What goes wrong is an OSError with its errno, as a Machine's, or a FaultError."""
 
 from __future__ import annotations

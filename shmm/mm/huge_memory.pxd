@@ -42,7 +42,7 @@ from shmm.layout cimport (
     SHMM_C_nr_anon_transparent_hugepages, SHMM_C_pgreuse, SHMM_C_thp_fault_alloc, SHMM_C_thp_fault_fallback,
     SHMM_C_thp_split_pmd, SHMM_HPAGE_SIZE, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY,
     SHMM_PTE_PRESENT, SHMM_PTE_PSE, SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_TABLE_FREE_RCU, SHMM_THP_ALWAYS,
-    SHMM_VM_HUGEPAGE, SHMM_VM_NOHUGEPAGE, SHMM_VM_SHARED, mm_t, vcpu_t,
+    SHMM_VM_HUGEPAGE, SHMM_VM_NOHUGEPAGE, SHMM_VM_SHARED, SHMM_VM_UFFD_MISSING, SHMM_VM_UFFD_WP, mm_t, vcpu_t,
 )
 from shmm.mm.anon cimport anon_vma_prepare
 from shmm.mm.frame cimport add_batched, charge_huge, frame_bytes, free_frame, uncharge
@@ -113,7 +113,7 @@ cdef inline bint thp_vma_allowable(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     is not never."""
     cdef u64 flags = vmf.vma.flags
     cdef u64 start = hpage_start(vmf.address)
-    if vmf.vma.file != 0 or flags & (SHMM_VM_SHARED | SHMM_VM_NOHUGEPAGE):
+    if vmf.vma.file != 0 or flags & (SHMM_VM_SHARED | SHMM_VM_NOHUGEPAGE | SHMM_VM_UFFD_MISSING | SHMM_VM_UFFD_WP):
         return False
     if c.g.thp != SHMM_THP_ALWAYS and not flags & SHMM_VM_HUGEPAGE:
         return False

@@ -42,7 +42,7 @@ from shmm.arch.mutants cimport SHMM_M_COLLAPSE_NO_FLUSH, SHMM_M_COLLAPSE_TWICE
 from shmm.layout cimport (
     SHMM_COLLAPSE_READ, SHMM_C_nr_anon_transparent_hugepages, SHMM_C_thp_collapse_alloc,
     SHMM_C_thp_collapse_alloc_failed, SHMM_HPAGE_SIZE, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER,
-    SHMM_VM_NOHUGEPAGE, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, vcpu_t,
+    SHMM_VM_NOHUGEPAGE, SHMM_VM_SHARED, SHMM_VM_UFFD_MISSING, SHMM_VM_UFFD_WP, SHMM_VM_WRITE, mm_t, vcpu_t,
 )
 from shmm.mm.anon cimport vma_anon
 from shmm.mm.find_vma cimport find_vma, vma_lookup
@@ -76,7 +76,8 @@ cdef struct collapse_t:
 cdef inline bint vma_can_collapse(vcpu_t *c, u32 vma) noexcept nogil:
     """The mapping's kind: also a hint against huge pages is heeded, a policy of never is not."""
     cdef u64 flags = ld64_relaxed(&c.vmas[vma].flags)
-    return (ld32_relaxed(&c.vmas[vma].file) == 0 and not flags & (SHMM_VM_SHARED | SHMM_VM_NOHUGEPAGE)
+    cdef u64 not_for = SHMM_VM_SHARED | SHMM_VM_NOHUGEPAGE | SHMM_VM_UFFD_MISSING | SHMM_VM_UFFD_WP
+    return (ld32_relaxed(&c.vmas[vma].file) == 0 and not flags & not_for
             and hpage_start(vma_end(c, vma)) >= hpage_start(vma_start(c, vma) + SHMM_HPAGE_SIZE - 1) + SHMM_HPAGE_SIZE)
 
 

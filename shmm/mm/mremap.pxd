@@ -27,15 +27,13 @@ from libc.errno cimport EFAULT, EINVAL, ENOMEM
 from shmm.arch.arch cimport get32, get64, i64, ld32_relaxed, ld64_relaxed, put64, st32_relaxed, st64_relaxed, u32, u64
 from shmm.layout cimport (
     SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_TASK_SIZE, SHMM_VM_ACCOUNT, SHMM_VM_DONTEXPAND, SHMM_VM_LOCKED,
-    SHMM_VM_MAYSHARE, SHMM_VM_PFNMAP, SHMM_VM_SHARED, mm_t, vcpu_t, vma_t,
+    SHMM_VM_MAYSHARE, SHMM_VM_PFNMAP, SHMM_VM_SHARED, SHMM_VM_UFFD_MISSING, SHMM_VM_UFFD_WP, mm_t, vcpu_t, vma_t,
 )
 from shmm.mm.anon cimport get_anon_vma, put_anon_vma
 from shmm.mm.call_rcu cimport rcu_relieve
 from shmm.mm.file cimport get_file
 from shmm.mm.find_vma cimport find_vma, find_vma_intersection, vma_lookup
-from shmm.mm.mmap cimport (
-    MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, get_unmapped_area, may_expand_vm, vm_enough_memory,
-)
+from shmm.mm.mmap cimport MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, get_unmapped_area, may_expand_vm, vm_enough_memory
 from shmm.mm.mmap_lock cimport mmap_write_lock
 from shmm.mm.move_page_tables cimport may_move_tables, move_page_tables
 from shmm.mm.munmap cimport do_munmap, mmap_unlock_after, page_align
@@ -138,9 +136,9 @@ cdef inline u32 copy_vma(vcpu_t *c, vrm_t *r, u32 vma) noexcept nogil:
     cdef u32 copy
     if file == 0 and anon == 0:
         pgoff = r.new_addr >> SHMM_PAGE_SHIFT
-    copy = vm_area_alloc(c, <u32> (r.mm - c.mms), r.new_addr, r.new_addr + r.new_len, ld64_relaxed(&v.flags), pgoff,
-                         file)
-    if copy == 0:
+    copy = vm_area_alloc(c, <u32> (r.mm - c.mms), r.new_addr, r.new_addr + r.new_len,
+                         ld64_relaxed(&v.flags) & ~(SHMM_VM_UFFD_MISSING | SHMM_VM_UFFD_WP), pgoff, file)
+    if copy == 0:           # and userfaultfd does not follow (there is no UFFD_FEATURE_EVENT_REMAP)
         return 0
     get_file(c, file)
     get_anon_vma(c, anon)

@@ -17,6 +17,8 @@ from shmm.program import Program
 PAGE, RW, READ, NONE, ANON_FIXED, SHARED_FIXED, DONTNEED = 4096, 3, 1, 0, 0x32, 0x31, 4
 ARENA = 0x2000_0000_0000 - (1 << 20)    # across a border of page tables
 PLACES, STEP = 48, 16                   # where operations begin, and how many pages apart
+GROWSDOWN, NORESERVE, POPULATE = 0x100, 0x4000, 0x8000
+HINTS = (0, 1, 2, 14, 8, 10, 11, 18, 19, 22, 23)    # FREE, DONTFORK, WIPEONFORK, POPULATE_READ and _WRITE among them
 SECONDS = 1.0
 HOLDS = 1000                            # how often a lock is held until somebody waits for it
 
@@ -32,6 +34,8 @@ POLICIES = {
     "mmap_lock, secondary MMU": {"scheme": "mmap_lock", "mmu_notifier": 1},
     "spf, PREEMPT_RT": {"scheme": "spf", "preempt_rt": 1, "mmu_notifier": 1},
     "spf, latched tree": {"scheme": "spf", "vma_tree": "latched", "vma_free": "rcu"},
+    "spf, stacks grow": {"scheme": "spf", "stack_growth": 1},
+    "mmap_lock, stacks grow": {"scheme": "mmap_lock", "stack_growth": 1},
 }
 
 
@@ -42,13 +46,14 @@ def one(p: Program, dice: random.Random) -> None:
              "guest": 4, "client": 1}
     kind = dice.choices(tuple(kinds), tuple(kinds.values()))[0]
     if kind == "map":
-        p.mmap(addr, pages * PAGE, dice.choice((RW, RW, RW, READ)), ANON_FIXED, may_fail=True)
+        flags = dice.choice((0, 0, 0, GROWSDOWN, POPULATE, NORESERVE))
+        p.mmap(addr, pages * PAGE, dice.choice((RW, RW, RW, READ)), ANON_FIXED | flags, may_fail=True)
     elif kind == "unmap":
         p.munmap(addr, pages * PAGE, may_fail=True)
     elif kind == "protect":
         p.mprotect(addr, pages * PAGE, dice.choice((RW, RW, READ, NONE)), may_fail=True)
     elif kind in ("drop", "hint"):
-        p.madvise(addr, pages * PAGE, DONTNEED if kind == "drop" else dice.choice((0, 1, 2, 14)), may_fail=True)
+        p.madvise(addr, pages * PAGE, DONTNEED if kind == "drop" else dice.choice(HINTS), may_fail=True)
     elif kind == "probe":
         p.probe(addr)
     elif kind == "guest":               # fails where there is no secondary MMU
@@ -147,11 +152,13 @@ def test_random_operations_of_many_processes(policy, cpus, forks):
         finish(segment, cpus)
     assert min(sums[name] for name in ("mmap", "munmap", "mprotect", "madvise", "user_faults")) > 0
     assert sums["nr_tlb_remote_flush_received"] > 0
-    assert (sums["spf_success"] > 0) == (sums["probe_speculated"] > 0) == (POLICIES[policy]["scheme"] == "spf")
+    assert (sums["spf_success"] > 0) == (sums["probe_speculated"] > 0) == policy.startswith("spf")
     for name in ("secondary_fill", "secondary_hit", "mmu_notifier_register", "mmu_notifier_invalidate"):
         assert (sums[name] > 0) == ("mmu_notifier" in POLICIES[policy]), name
-    assert sums["probe_locked"] > 0
+    assert sums["probe_locked"] > 0 or policy.startswith("spf")     # with luck none had to
     assert (sums["fork"] > 0 and sums["pgcopy"] > 0) == forks
+    assert sums["gup_faults"] > 0
+    assert (sums["stack_growths"] > 0) == ("stack_growth" in POLICIES[policy])
 
 
 def rebuild(seed: int) -> Program:
