@@ -56,8 +56,9 @@ LOADED_SHIFT: Final = 48
 # What shmm/arch/host executes.  A real kernel scans for NUMA balancing, notifies a secondary MMU and pins pages when it
 # likes, not when a program says so.
 EXECUTED: Final = frozenset((
-    "END", "NOP", "MMAP", "MUNMAP", "MPROTECT", "MADVISE", "BRK", "MREMAP", "TRUNCATE", "PROBE", "LOAD", "STORE", "FETCH",
-    "TOUCH", "LEA", "RAND", "JMP", "DJNZ", "BARRIER", "OPS", "TURN", "CLOCK", "NEXT", "MM", "EXEC", "FORK", "EXIT",
+    "END", "NOP", "MMAP", "MUNMAP", "MPROTECT", "MADVISE", "BRK", "MREMAP", "TRUNCATE", "PROBE", "LOAD", "STORE",
+    "FETCH", "TOUCH", "LEA", "RAND", "JMP", "DJNZ", "BARRIER", "OPS", "TURN", "CLOCK", "NEXT", "MM", "EXEC",
+    "FORK", "EXIT",
 ))
 _PLACES = ("MM", "EXEC", "FORK", "EXIT")
 

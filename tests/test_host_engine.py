@@ -60,6 +60,8 @@ def test_a_program_begins_with_the_executor_and_nothing_else(host):
     names = [Path(area.path.removesuffix(" (deleted)")).name.partition(".")[0] for area in start.maps]
     assert set(names) <= {"memfd:shmm-host", "_host", "", "[stack]", "[vsyscall]"}
     assert len(start.maps) == len(start.anon_vma) == len(start.flags) < 14
+    image = [area for area, name in zip(start.maps, names, strict=True) if name in ("_host", "")]
+    assert image[-1].end - image[0].start < 1 << 20          # nothing of Python's heap, with which its zeroes may merge
     by_name = dict(zip(names, zip(start.anon_vma, start.flags, strict=True), strict=True))
     assert by_name["[stack]"][0] and "gd" in by_name["[stack]"][1]
     assert not by_name["memfd:shmm-host"][0] and "sh" in by_name["memfd:shmm-host"][1]
