@@ -21,6 +21,7 @@ MODULES = {                     # commands that are modules: add_arguments(parse
     "replay": "run what a recorded program did",
     "calibrate": "measure this machine and write a machine file for it",
     "validate": "recompute published curves with the simulator",
+    "oracle": "compare programs with this machine's own kernel",
 }
 COMMANDS = ("run", *MODULES, "doctor", "clean")
 USAGE, ENVIRONMENT, INTERRUPTED = 2, 3, 130
@@ -38,8 +39,9 @@ EXAMPLES = """examples:
   shmm validate                                     published curves, recomputed: how far off is the simulator?
   shmm record -o gcc.txt.xz -- gcc -c hello.c       what a program does to its address spaces, for shmm replay
   shmm calibrate                                    measures this machine and writes the machine file `host`
+  shmm oracle --programs 2000 --seed 1              the same programs on this machine's kernel: nothing may differ
 
-exit status: 0 fine, 1 a violation was found, a worker died or a validation curve was missed, 2 usage,
+exit status: 0 fine, 1 a violation or divergence was found, a worker died or a validation curve was missed, 2 usage,
 3 this environment cannot run it, 130 interrupted (what was measured so far is printed and saved)
 """
 

@@ -45,6 +45,9 @@ class Config:
     table_free: str = "ipi"
     ipi: str = ""                       # empty: IPIS
     thp: str = "never"                  # huge pages: never, madvise, always
+    vma_free: str = "auto"
+    vma_tree: str = "rbtree"
+    preempt_rt: bool = False            # spinlocks sleep, and none may be waited for with interrupts off
     start_method: str = "fork"
     pin: bool | None = None             # None: if there are enough cores
 
@@ -63,11 +66,12 @@ class Config:
         """What decides how the memory manager works, by the names of the command line."""
         return {"scheme": self.scheme, "walk": self.walk, "table_free": self.table_free, "ipi": self.ipi,
                 "force_speculation": self.force_speculation, "zero": self.zero, "paranoid": self.paranoid,
-                "thp": self.thp}
+                "thp": self.thp, "vma_free": self.vma_free, "vma_tree": self.vma_tree, "preempt_rt": self.preempt_rt}
 
     def segment_policy(self, shared_core: bool) -> dict[str, Any]:
         """The same, as Segment.create takes it."""
         return {"scheme": self.scheme, "walk": self.walk, "table_free": self.table_free, "ipi": self.ipi,
+                "vma_free": self.vma_free, "vma_tree": self.vma_tree, "preempt_rt": self.preempt_rt,
                 "force_speculation": self.force_speculation, "zeroing": self.zero,
                 "paranoid": self.paranoid, "thp": self.thp, "shared_core": shared_core,
                 "queued_spinlocks": 0 if shared_core else 1}

@@ -68,7 +68,16 @@ def add_run_options(parser: argparse.ArgumentParser, *, workloads: bool = True) 
                              "sim: signal)")
     parser.add_argument("--thp", default="never", type=one_of("thp", ("never", "madvise", "always")),
                         metavar="never|madvise|always",
-                        help="huge pages for large mappings (default: never; always leaves little to speculate on)")
+                        help="huge pages for large mappings (default: never; always leaves little "
+                             "to speculate on)")
+    parser.add_argument("--vma-free", default="auto", type=one_of("vma-free", ("auto", "rcu")), metavar="auto|rcu",
+                        help="when a VMA is freed: at once while one CPU alone runs the address space, or always "
+                             "after a grace period (default: auto)")
+    parser.add_argument("--vma-tree", default="rbtree", type=one_of("vma-tree", ("rbtree", "latched")),
+                        metavar="rbtree|latched", help="the index of VMAs: a tree, or two behind a latch "
+                                                       "(default: rbtree)")
+    parser.add_argument("--preempt-rt", action="store_true",
+                        help="PREEMPT_RT: who waits for a spinlock sleeps, which is reported where interrupts are off")
     parser.add_argument("--start-method", default="fork", type=one_of("start-method", START_METHODS),
                         metavar="fork|forkserver", help="how worker processes begin (default: fork)")
     parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=None,
@@ -180,7 +189,8 @@ def base_config(args: argparse.Namespace, **more: Any) -> Config:
     """The Config of the options that every command has; more: the other fields."""
     return Config(
         seed=args.seed, force_speculation=args.force_speculation,
-        zero=args.zero, paranoid=args.paranoid, walk=args.walk, table_free=args.table_free, ipi=args.ipi or "", thp=args.thp,
+        zero=args.zero, paranoid=args.paranoid, walk=args.walk, table_free=args.table_free, ipi=args.ipi or "",
+        thp=args.thp, vma_free=args.vma_free, vma_tree=args.vma_tree, preempt_rt=args.preempt_rt,
         start_method=args.start_method, pin=args.pin, **more,
     )
 

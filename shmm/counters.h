@@ -18,6 +18,8 @@
 	X(SPF_ABORT_PTE_MAP_LOCK_SEQ2) X(SPF_ABORT_USERFAULTFD) X(SPF_ABORT_FAULT) X(SPF_ABORT_SWAP)      \
 	X(SPF_ATTEMPT_ANON) X(SPF_ATTEMPT_NUMA) X(SPF_ATTEMPT_PTE) X(SPF_ATTEMPT_WP)                      \
 	X(syscalls) X(mmap) X(munmap) X(mprotect) X(brk) X(madvise) X(fork)                               \
+	X(mremap)                                                                                         \
+	X(ptes_moved) X(pmds_moved)     /* by mremap: one at a time, and tables whole */                  \
 	X(probe_speculated)             /* look-ups of a VMA that took no lock */                         \
 	X(probe_locked)                 /* and those that took the mmap lock */                           \
 	X(pgalloc) X(pgfree)            /* frames taken and given back, tables included */                \

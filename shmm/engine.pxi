@@ -11,8 +11,8 @@ from shmm.arch.arch cimport get32, get64, i64, ld32_relaxed, ld64_relaxed, now_n
 from shmm.exec.interpreter cimport run_program, run_t
 from shmm.exec.secondary cimport secondary_access
 from shmm.exec.syscall cimport (
-    sys_brk, sys_exec, sys_exit, sys_fork, sys_gup, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_munmap,
-    sys_notifier, user_numa_work,
+    sys_brk, sys_exec, sys_exit, sys_fork, sys_gup, sys_join, sys_madvise, sys_map_special, sys_mmap, sys_mprotect,
+    sys_mremap, sys_munmap, sys_notifier, sys_switch, user_numa_work,
 )
 from shmm.exec.user cimport user_copy, user_load, user_probe, user_store
 from shmm.layout cimport seg_t, vcpu_t, vcpu_bind
@@ -51,7 +51,7 @@ GEOMETRY = ("ncpu", "nmm", "nvma", "nanon", "nfile", "ncache", "nframe", "ninsn"
 POLICY = ("scheme", "walk_policy", "table_free_policy", "ipi_policy", "force_speculation", "zeroing", "paranoid",
           "fault_around", "shared_core", "queued_spinlocks", "rcu_poll_every", "nnode", "stack_growth", "thp_align",
           "max_map_count", "rlimit_as", "rlimit_stack", "totalram", "mmu_notifier", "preempt_rt", "vma_free_policy",
-          "vma_tree", "thp", "collapse_policy")
+          "vma_tree", "thp", "collapse_policy", "fast_mremap")
 
 
 def layout_fields():
@@ -93,7 +93,10 @@ def constants():
         "SIGBUS": L.SHMM_SIGBUS, "STOPPED": L.SHMM_STOPPED,
         "IRQ_OFF": L.SHMM_IRQ_OFF, "KERNEL": L.SHMM_KERNEL, "ASLEEP": L.SHMM_ASLEEP,
         "VM_READ": L.SHMM_VM_READ, "VM_WRITE": L.SHMM_VM_WRITE, "VM_EXEC": L.SHMM_VM_EXEC,
-        "VM_SHARED": L.SHMM_VM_SHARED, "VM_MAYSHARE": L.SHMM_VM_MAYSHARE,
+        "VM_SHARED": L.SHMM_VM_SHARED, "VM_MAYSHARE": L.SHMM_VM_MAYSHARE, "VM_MAYREAD": L.SHMM_VM_MAYREAD,
+        "VM_MAYWRITE": L.SHMM_VM_MAYWRITE, "VM_MAYEXEC": L.SHMM_VM_MAYEXEC, "VM_GROWSDOWN": L.SHMM_VM_GROWSDOWN,
+        "VM_ACCOUNT": L.SHMM_VM_ACCOUNT, "VM_LOCKED": L.SHMM_VM_LOCKED, "VM_PFNMAP": L.SHMM_VM_PFNMAP,
+        "VM_IO": L.SHMM_VM_IO, "VM_DONTEXPAND": L.SHMM_VM_DONTEXPAND, "VM_DONTDUMP": L.SHMM_VM_DONTDUMP,
         "OPF_EXPECT": L.SHMM_OPF_EXPECT, "OPF_MAY_FAIL": L.SHMM_OPF_MAY_FAIL, "OPF_WRITE": L.SHMM_OPF_WRITE,
         "OPF_COUNT": L.SHMM_OPF_COUNT, "REGS": L.SHMM_REGS,
     }
@@ -105,14 +108,14 @@ cdef int fill_header(seg_t *g, geometry, policy) except -1:
                    "rcu_poll_every": 64, "nnode": 1, "cpu_node": b"", "stack_growth": 0, "thp_align": 0,
                    "max_map_count": L.SHMM_MAX_MAP_COUNT, "rlimit_as": 0, "rlimit_stack": L.SHMM_RLIMIT_STACK,
                    "totalram": 0, "mmu_notifier": 0, "preempt_rt": 0, "vma_free_policy": 0, "vma_tree": 0, "thp": 0,
-                   "collapse_policy": 0}
+                   "collapse_policy": 0, "fast_mremap": 0}
     p.update(policy)
     (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn, g.nswap, g.nhuge) = [
         geometry.get(k, 0) for k in GEOMETRY]
     (g.scheme, g.walk_policy, g.table_free_policy, g.ipi_policy, g.force_speculation, g.zeroing, g.paranoid,
      g.fault_around, g.shared_core, g.queued_spinlocks, g.rcu_poll_every, g.nnode, g.stack_growth,
      g.thp_align, g.max_map_count, g.rlimit_as, g.rlimit_stack, g.totalram, g.mmu_notifier,
-     g.preempt_rt, g.vma_free_policy, g.vma_tree, g.thp, g.collapse_policy) = [p[k] for k in POLICY]
+     g.preempt_rt, g.vma_free_policy, g.vma_tree, g.thp, g.collapse_policy, g.fast_mremap) = [p[k] for k in POLICY]
     for cpu, node in enumerate(p["cpu_node"]):
         g.cpu_node[cpu] = node
     segment_layout(g)
@@ -217,6 +220,11 @@ cdef class Cpu:
         self.wake()
         return self.rest(user_numa_work(&self.c, addr, length))
 
+    def mremap(self, u64 addr, u64 old_len, u64 new_len, u32 flags, u64 new_addr=0):
+        """The new address, or a negative errno."""
+        self.wake()
+        return self.rest(sys_mremap(&self.c, addr, old_len, new_len, flags, new_addr))
+
     def brk(self, u64 addr):
         """The heap's end after the call; the old one if it could not be moved."""
         self.wake()
@@ -292,6 +300,19 @@ cdef class Cpu:
         """Makes slot mm a copy-on-write copy of the current address space.  0 or a negative errno."""
         self.wake()
         return self.rest(sys_fork(&self.c, mm))
+
+    def switch(self, u32 mm, bint begins=False):
+        """Goes on with a thread of the address space in slot mm, one that begins or one that was there.  0 or a
+        negative errno."""
+        self.wake()
+        return self.rest(sys_switch(&self.c, mm, begins))
+
+    def map_special(self, u64 start, u64 end, u64 flags, u32 file=0, u64 offset=0):
+        """A mapping with exactly these VM_* flags that is merged with nothing; without a file its offset is its
+        address.  0 or a negative errno."""
+        self.wake()
+        return self.rest(sys_map_special(&self.c, start, end, flags, file,
+                                         (offset if file else start) >> L.SHMM_PAGE_SHIFT))
 
     def exit(self):
         """Leaves the current address space; the last CPU out frees it."""

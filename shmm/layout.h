@@ -71,6 +71,7 @@ enum { SHMM_VMA_FREE_AUTO = 0, SHMM_VMA_FREE_RCU = 1 };       /* auto: at once w
 enum { SHMM_VMA_TREE_RBTREE = 0, SHMM_VMA_TREE_LATCHED = 1 };
 enum { SHMM_THP_NEVER = 0, SHMM_THP_MADVISE = 1, SHMM_THP_ALWAYS = 2 };
 enum { SHMM_COLLAPSE_WRITE = 0, SHMM_COLLAPSE_READ = 1 };     /* how a collapse holds mmap_lock */
+enum { SHMM_FAST_MREMAP_SINGLE = 0, SHMM_FAST_MREMAP_OFF = 1, SHMM_FAST_MREMAP_LOCKED = 2 };   /* mremap, whole pmds */
 
 /* The state word of a CPU (cpu_t.state), written by its owner only:
  *
@@ -319,6 +320,7 @@ typedef struct {
 	uint32_t force_speculation, zeroing, paranoid, fault_around;     /* fault_around: pages, 1 is off */
 	uint32_t shared_core, queued_spinlocks;    /* more CPUs than cores; see mm/spinlock.pxd */
 	uint32_t thp, collapse_policy;
+	uint32_t fast_mremap;                      /* SHMM_FAST_MREMAP_*: mm/move_page_tables.pxd */
 	uint32_t rcu_poll_every;                   /* of so many polls for RCU, one looks at every CPU's state */
 	uint32_t stack_growth;                     /* VMAs with VM_GROWSDOWN grow, with a guard gap below (mm/stack.pxd) */
 	uint32_t thp_align;                        /* mappings of whole 2 MiB begin at a boundary (mm/find_vma.pxd) */

@@ -42,6 +42,7 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_SCHEME_MMAP_LOCK, SHMM_SCHEME_SPF
     const u32 SHMM_WALK_IRQ, SHMM_WALK_RCU
     const u32 SHMM_TABLE_FREE_IPI, SHMM_TABLE_FREE_RCU
+    const u32 SHMM_FAST_MREMAP_SINGLE, SHMM_FAST_MREMAP_OFF, SHMM_FAST_MREMAP_LOCKED
     const u32 SHMM_IPI_MAILBOX, SHMM_IPI_SIGNAL
     const u32 SHMM_VMA_FREE_AUTO, SHMM_VMA_FREE_RCU
     const u32 SHMM_VMA_TREE_RBTREE, SHMM_VMA_TREE_LATCHED
@@ -227,8 +228,7 @@ cdef extern from "layout.h" nogil:
         u32 paranoid
         u32 fault_around
         u32 shared_core, queued_spinlocks
-        u32 thp, collapse_policy
-        u32 rcu_poll_every
+        u32 thp, collapse_policy, fast_mremap, rcu_poll_every
         u32 stack_growth, thp_align, max_map_count, rlimit_as, rlimit_stack, totalram
         u32 mmu_notifier, preempt_rt, vma_free_policy, vma_tree
         u32 creator_pid
@@ -293,14 +293,16 @@ cdef extern from "layout.h" nogil:
     # counters: an index into cpu_t.counter
     const u32 SHMM_NCOUNTER
     const u32 SHMM_C_ops, SHMM_C_pgfault, SHMM_C_user_faults, SHMM_C_faults_classic, SHMM_C_faults_segv
-    const u32 SHMM_C_faults_sigbus, SHMM_C_gup_faults, SHMM_C_stack_growths, SHMM_C_faults_oom, SHMM_C_spf_attempt, SHMM_C_spf_abort, SHMM_C_spf_success
+    const u32 SHMM_C_gup_faults, SHMM_C_stack_growths
+    const u32 SHMM_C_faults_sigbus, SHMM_C_faults_oom, SHMM_C_spf_attempt, SHMM_C_spf_abort, SHMM_C_spf_success
     const u32 SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_UNMAPPED, SHMM_C_SPF_ABORT_NO_SPECULATE
     const u32 SHMM_C_SPF_ABORT_VMA_COPY, SHMM_C_SPF_ABORT_ACCESS_ERROR, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ABORT_PMD
     const u32 SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD
     const u32 SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2, SHMM_C_SPF_ABORT_USERFAULTFD
     const u32 SHMM_C_SPF_ABORT_FAULT, SHMM_C_SPF_ABORT_SWAP, SHMM_C_SPF_ATTEMPT_ANON, SHMM_C_SPF_ATTEMPT_NUMA
     const u32 SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_syscalls, SHMM_C_mmap, SHMM_C_munmap
-    const u32 SHMM_C_mprotect, SHMM_C_brk, SHMM_C_madvise, SHMM_C_fork, SHMM_C_probe_speculated, SHMM_C_probe_locked
+    const u32 SHMM_C_mprotect, SHMM_C_brk, SHMM_C_madvise, SHMM_C_fork, SHMM_C_mremap
+    const u32 SHMM_C_ptes_moved, SHMM_C_pmds_moved, SHMM_C_probe_speculated, SHMM_C_probe_locked
     const u32 SHMM_C_pgalloc, SHMM_C_pgfree, SHMM_C_nr_page_table_pages, SHMM_C_pgreuse, SHMM_C_pgcopy
     const u32 SHMM_C_thp_fault_alloc, SHMM_C_thp_fault_fallback, SHMM_C_thp_collapse_alloc
     const u32 SHMM_C_thp_collapse_alloc_failed, SHMM_C_thp_split_pmd, SHMM_C_nr_anon_transparent_hugepages

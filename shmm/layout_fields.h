@@ -114,7 +114,7 @@ static const shmm_field_t shmm_fields[] = {
 	FIELD(seg_t, thp_align) FIELD(seg_t, max_map_count) FIELD(seg_t, rlimit_as) FIELD(seg_t, rlimit_stack)
 	FIELD(seg_t, totalram) FIELD(seg_t, mmu_notifier)
 	FIELD(seg_t, preempt_rt) FIELD(seg_t, vma_free_policy) FIELD(seg_t, vma_tree)
-	FIELD(seg_t, thp) FIELD(seg_t, collapse_policy)
+	FIELD(seg_t, thp) FIELD(seg_t, collapse_policy) FIELD(seg_t, fast_mremap)
 	FIELD(seg_t, creator_pid)
 	FIELD(seg_t, creator_start) FIELD(seg_t, nswap)
 	FIELD(seg_t, cpu_node) FIELD(seg_t, stop)

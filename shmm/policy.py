@@ -14,6 +14,7 @@ POLICIES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "vma_tree": ("vma_tree", ("rbtree", "latched")),
     "thp": ("thp", ("never", "madvise", "always")),
     "collapse": ("collapse_policy", ("write", "read")),
+    "fast_mremap": ("fast_mremap", ("single", "off", "locked")),
 }
 NUMBERS: Final = ("force_speculation", "zeroing", "paranoid", "fault_around", "shared_core", "queued_spinlocks",
                   "rcu_poll_every", "stack_growth", "thp_align", "max_map_count", "rlimit_as", "rlimit_stack", "totalram",
@@ -22,8 +23,8 @@ NUMBERS: Final = ("force_speculation", "zeroing", "paranoid", "fault_around", "s
 
 def resolve_policy(**policy: int | str | bool) -> dict[str, int]:
     """The header's policy fields from names: scheme=mmap_lock|spf, walk=irq|rcu, table_free=ipi|rcu,
-    ipi=mailbox|signal, vma_free=auto|rcu, vma_tree=rbtree|latched, thp=never|madvise|always, collapse=write|read, and
-    the numbers of NUMBERS.
+    ipi=mailbox|signal, vma_free=auto|rcu, vma_tree=rbtree|latched, thp=never|madvise|always, collapse=write|read,
+    fast_mremap=single|off|locked, and the numbers of NUMBERS.
 
     The header's own field names and values do as well.  Raises ValueError for what does not exist, and for
     the combinations that would be unsafe.

@@ -150,6 +150,14 @@ class Program:
         return self.add("MADVISE", addr=addr, len=length, value=advice, base=base, len_reg=len_reg,
                         **_outcome(expect, may_fail, count))
 
+    def mremap(
+        self, addr: int, old: int, new: int, flags: int, new_addr: int = 0, *, dst: int = 0, base: int = 0,
+        len_reg: int = 0, expect: int | None = None, may_fail: bool = False, count: bool = False,
+    ) -> int:
+        """R[dst] = mremap(addr, old, new, flags, new_addr): old and new are lengths, `old` counts from R[len_reg]."""
+        return self.add("MREMAP", addr=addr, len=old, count=new, flags=flags, aux=new_addr, dst=dst, base=base,
+                        len_reg=len_reg, **_outcome(expect, may_fail, count))
+
     def brk(
         self, addr: int, *, base: int = 0, dst: int = 0, expect: int | None = None, may_fail: bool = False,
         count: bool = False,
@@ -213,9 +221,9 @@ class Program:
         may_fail: bool = False,
     ) -> int:
         """R[dst] = the byte at addr, or with a value a store, by way of the secondary MMU; the result is 0."""
-        record = self.add("SECONDARY", addr=addr, value=value or 0, dst=dst, base=base, **_outcome(expect, may_fail, False))
-        self._records[record]["opf"] |= 0 if value is None else WRITE
-        return record
+        outcome = _outcome(expect, may_fail, False)
+        outcome["opf"] |= 0 if value is None else WRITE
+        return self.add("SECONDARY", addr=addr, value=value or 0, dst=dst, base=base, **outcome)
 
     def gup(
         self, addr: int, *, base: int = 0, dst: int = 0, expect: int | None = None, may_fail: bool = False,

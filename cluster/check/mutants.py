@@ -56,6 +56,7 @@ PLANS: dict[str, Plan] = {
     "SPLIT_REFS_LATE": Plan(("huge_split",)),
     "DEPOSIT_FREE_NOW": Plan(("collapse_dontneed",), variants=("rcu",)),
     "COLLAPSE_NO_FLUSH": Plan(("store_collapse", "gup_collapse", "collapse_dontneed")),
+    "COLLAPSE_TWICE": Plan(("two_collapses",)),
     "GUP_IRQ_ON": Plan(("gup_munmap",)),
     "GUP_NO_RECHECK": Plan(("gup_munmap", "gup_copy")),
     "VMA_FREE_NOW": Plan(("reader_across_grace",)),
@@ -90,6 +91,9 @@ PLANS: dict[str, Plan] = {
     "SWAP_NO_FLUSH": Plan(("swap_fault",)),
     "SWAP_EARLY": Plan(("swap_fault",)),
     "SWAP_READ_EARLY": Plan(("swap_again",)),
+    "MREMAP_NO_FLUSH": Plan(("mremap_store",)),
+    "MREMAP_NO_PTL": Plan(("mremap_fault",)),
+    "MREMAP_PMD_MOVE": Plan(("mremap_pmd_move",)),
     "FREE_BEFORE_FLUSH": Plan(("shootdown_late", "fault_dontneed")),
     "FLUSH_BEFORE_ZAP": Plan(("shootdown_late",)),
     "RCU_READER_IGNORED": Plan(("reader_across_grace",)),
@@ -126,7 +130,8 @@ GROUPS: dict[str, Plan] = {
 SPARE = "spare"
 EXPLANATIONS: dict[str, str] = {
     "VMA_COPY": "pte_map_lock looks at mmap_seq twice more before anything is committed; this early look saves work.",
-    "GUP_NO_RECHECK": "interrupts are off from the look at the pte to the reference, and every shootdown here waits for that.",
+    "GUP_NO_RECHECK":
+        "interrupts are off from the look at the pte to the reference; every shootdown here waits for that.",
 }
 
 

@@ -195,6 +195,21 @@ QUESTIONS: dict[str, Question] = {question.name: question for question in (
                "take one place.",
     ),
     Question(
+        name="fast-mremap",
+        asked="mremap moves whole page tables, and takes only the locks of the upper levels.  What keeps a speculator "
+              "out that holds the lock of the table itself?",
+        by="Kalesh Singh, for Android, where it was a use after free",
+        source="gerrit-public.fairphone.software, kernel/msm-4.19, 81bae4ededd1443b723011480a6c071e35f9415e",
+        scenarios=("mremap_pmd_move", "mremap_fault", "mremap_store"),
+        mutants=("MREMAP_PMD_MOVE", "MREMAP_NO_PTL", "MREMAP_NO_FLUSH"),
+        answer="Nothing: past SEQ2 a speculator trusts that whoever changes its table takes the table's "
+               "lock.  One that copies a page writes it into a table that maps another address by then, and "
+               "flushes the old address: who has read at the new one goes on reading what was before.  So a "
+               "table may move whole only if nobody can speculate (fast_mremap=single, Android's rule), or "
+               "with its lock held (fast_mremap=locked, which is what is exhausted here); else pte by pte, "
+               "under both locks, flushed before either is dropped.",
+    ),
+    Question(
         name="barriers",
         asked="Which barriers does the count need?  Would the kernel's seqcount API say it better?",
         by="Sebastian Siewior, 1 February 2022",
@@ -204,6 +219,34 @@ QUESTIONS: dict[str, Question] = {question.name: question for question in (
         answer="The pair around the new even count: the writer's before it, the reader's after it.  The other pair "
                "stands beside the page-table lock's release and acquire, which order as much where it matters "
                "(docs/checking.md).  x86 shows neither.",
+    ),
+    Question(
+        name="thp-collapse",
+        asked="pte_map_lock compares the pmd entry with what was walked, against a collapse into a huge page.  What "
+              "does that add to the two looks at the count?",
+        by="the series itself, 17/35",
+        source=LORE + V2,
+        scenarios=("fault_collapse", "fault_collapse_read", "collapse_dontneed"), variants=("base", "rcu"),
+        mutants=("PMD_SAME", "PMD_UNDER_PTL", "DEPOSIT_FREE_NOW", "COLLAPSE_NO_FLUSH"),
+        answer="Nothing, as long as a collapse holds mmap_lock for write: the count moves.  If it held it for read "
+               "(fault_collapse_read), the entry alone would tell; one look before the lock is enough if the walk "
+               "has interrupts off, for the collapse's flush waits for it, and not if the walk is an RCU section: then "
+               "it must be looked at under the lock.  And such walks may read a table that is freed straight from the "
+               "deposit, as zap_deposited_table does: that has to wait for a grace period.",
+    ),
+    Question(
+        name="fast-gup",
+        asked="get_user_pages_fast walks with interrupts off, and the speculative fault leans on that precedent.  What "
+              "does it need them for that a speculative fault does not?",
+        by="the series itself, 14/35; Andy Lutomirski, April 2021",
+        source=LORE + V2,
+        scenarios=("gup_munmap", "gup_collapse", "gup_copy"),
+        mutants=("GUP_IRQ_ON", "COLLAPSE_NO_FLUSH"),
+        answer="For the table's memory, both alike.  But a speculator commits under the table's lock and looks at the "
+               "count there; a pin is taken with no lock at all, so that nothing else says that the frame is still "
+               "the page's: interrupts that hold off the flush do (x86 had nothing more until 4.13), or a second look "
+               "at the entries, without which only a machine can do whose every flush interrupts (GUP_NO_RECHECK, "
+               "docs/checking.md).",
     ),
     Question(
         name="shootdown",

@@ -35,6 +35,7 @@
 	X(SPLIT_REFS_LATE, "thp", "a split huge page gets its references after its table can be seen") \
 	X(DEPOSIT_FREE_NOW, "thp", "a deposited table is free at once, without a grace period") \
 	X(COLLAPSE_NO_FLUSH, "thp", "a collapse flushes and interrupts nobody after it has cleared the pmd entry") \
+	X(COLLAPSE_TWICE, "thp", "a collapse under the read lock does not look whether another one was first") \
 	X(GUP_IRQ_ON, "thp", "get_user_pages_fast walks with interrupts on") \
 	X(GUP_NO_RECHECK, "spare", "get_user_pages_fast does not look at the entries again once it has the page") \
 	X(VMA_FREE_NOW, "spf", "an unlinked VMA is free at once, without a grace period") \
@@ -68,6 +69,9 @@
 	X(SWAP_EARLY, "flush", "a swap entry can be seen before the slot holds the page") \
 	X(SWAP_READ_EARLY, "flush", "a slot is read before the page-table lock says that it is still ours") \
 	X(ZAP_NO_LOCK, "flush", "ptes are zapped without their lock") \
+	X(MREMAP_NO_FLUSH, "flush", "mremap does not flush the old addresses") \
+	X(MREMAP_NO_PTL, "spf", "mremap moves ptes without their locks") \
+	X(MREMAP_PMD_MOVE, "spf", "mremap moves a whole page table without its lock although others may speculate") \
 	X(RCU_READER_IGNORED, "lock", "a grace period does not wait for readers") \
 	X(RWSEM_NO_WAKE, "lock", "whoever releases a rwsem wakes nobody") \
 	X(RWSEM_READERS_IGNORED, "lock", "a writer takes a rwsem that readers hold") \

@@ -15,13 +15,14 @@ from shmm.layout cimport (
     SHMM_C_ops, SHMM_C_unexpected, SHMM_OPF_COUNT, SHMM_OPF_EXPECT, SHMM_OPF_MAY_FAIL, SHMM_OPF_WRITE, SHMM_OP_BARRIER,
     SHMM_OP_BRK, SHMM_OP_CLOCK, SHMM_OP_DJNZ, SHMM_OP_END, SHMM_OP_EXEC, SHMM_OP_EXIT, SHMM_OP_FETCH, SHMM_OP_FORK,
     SHMM_OP_GUP, SHMM_OP_JMP, SHMM_OP_LEA, SHMM_OP_LOAD, SHMM_OP_MADVISE, SHMM_OP_MM, SHMM_OP_MMAP, SHMM_OP_MPROTECT,
-    SHMM_OP_MUNMAP, SHMM_OP_NEXT, SHMM_OP_NOP, SHMM_OP_NOTIFIER, SHMM_OP_NUMA, SHMM_OP_OPS, SHMM_OP_PROBE, SHMM_OP_RAND,
-    SHMM_OP_SECONDARY, SHMM_OP_STORE, SHMM_OP_TOUCH, SHMM_OP_TURN, SHMM_REGS, SHMM_STOPPED, shmm_insn_t, vcpu_t,
+    SHMM_OP_MREMAP, SHMM_OP_MUNMAP, SHMM_OP_NEXT, SHMM_OP_NOP, SHMM_OP_NOTIFIER, SHMM_OP_NUMA, SHMM_OP_OPS,
+    SHMM_OP_PROBE, SHMM_OP_RAND, SHMM_OP_SECONDARY, SHMM_OP_STORE, SHMM_OP_TOUCH, SHMM_OP_TURN, SHMM_REGS, SHMM_STOPPED,
+    shmm_insn_t, vcpu_t,
 )
 from shmm.exec.secondary cimport secondary_access
 from shmm.exec.syscall cimport (
-    has_mm, sys_brk, sys_exec, sys_exit, sys_fork, sys_gup, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_munmap,
-    sys_notifier, user_numa_work,
+    has_mm, sys_brk, sys_exec, sys_exit, sys_fork, sys_gup, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_mremap,
+    sys_munmap, sys_notifier, user_numa_work,
 )
 from shmm.exec.user cimport user_load, user_probe, user_store
 from shmm.mm.call_rcu cimport rcu_poll
@@ -214,9 +215,14 @@ cdef inline i64 execute_syscall(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 a
         return sys_notifier(c, i.value != 0)
     if i.op == SHMM_OP_SECONDARY:
         return op_secondary(c, r, i, addr)
-    if i.op != SHMM_OP_BRK and i.op != SHMM_OP_GUP:
+    if i.op == SHMM_OP_MREMAP:
+        ret = sys_mremap(c, addr, length, i.count, i.flags, i.aux)
+    elif i.op == SHMM_OP_BRK:
+        ret = sys_brk(c, addr)
+    elif i.op == SHMM_OP_GUP:
+        ret = sys_gup(c, addr)
+    else:
         return -ENOSYS
-    ret = sys_brk(c, addr) if i.op == SHMM_OP_BRK else sys_gup(c, addr)
     r.reg[i.dst] = <u64> ret
     return ret
 

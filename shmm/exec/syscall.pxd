@@ -4,7 +4,8 @@ Results are the kernel's: an address or 0, or a negative errno.  Every call is c
 
 from shmm.arch.arch cimport SHMM_EXC_SYSCALL, exception_entry, i64, ld32_relaxed, u32, u64
 from shmm.layout cimport (
-    SHMM_C_brk, SHMM_C_fork, SHMM_C_madvise, SHMM_C_mmap, SHMM_C_mprotect, SHMM_C_munmap, SHMM_C_syscalls, vcpu_t,
+    SHMM_C_brk, SHMM_C_fork, SHMM_C_madvise, SHMM_C_mmap, SHMM_C_mprotect, SHMM_C_mremap, SHMM_C_munmap,
+    SHMM_C_syscalls, vcpu_t,
 )
 from shmm.mm.brk cimport vm_brk
 from shmm.mm.call_rcu cimport rcu_poll
@@ -12,9 +13,10 @@ from shmm.mm.fork cimport mm_fork
 from shmm.mm.gup cimport get_user_byte
 from shmm.mm.irq cimport kernel_enter, kernel_exit
 from shmm.mm.madvise cimport vm_madvise
-from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave
-from shmm.mm.mmap cimport MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE, vm_mmap
+from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave, mm_switch
+from shmm.mm.mmap cimport MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE, vm_map_special, vm_mmap
 from shmm.mm.mprotect cimport vm_mprotect
+from shmm.mm.mremap cimport vm_mremap, vrm_t
 from shmm.mm.munmap cimport page_align, vm_munmap
 from shmm.mm.notifier cimport mmu_notifier_register, mmu_notifier_unregister
 from shmm.mm.numa_scan cimport task_numa_work
@@ -77,6 +79,22 @@ cdef inline i64 sys_gup(vcpu_t *c, u64 addr) noexcept nogil:
     return syscall_exit(c, get_user_byte(c, current_mm(c), addr))
 
 
+cdef inline i64 sys_mremap(vcpu_t *c, u64 addr, u64 old_len, u64 new_len, u32 flags, u64 new_addr) noexcept nogil:
+    cdef vrm_t r
+    cdef i64 ret
+    syscall_enter(c, SHMM_C_mremap)
+    r.mm = current_mm(c)
+    r.addr = addr
+    r.old_len = old_len
+    r.new_len = new_len
+    r.flags = flags
+    r.new_addr = new_addr
+    ret = syscall_exit(c, vm_mremap(c, &r))
+    if ret >= 0 and r.populate:
+        mm_populate(c, r.mm, <u64> ret + r.new_len - r.populate, <u64> ret + r.new_len)
+    return ret
+
+
 cdef inline i64 sys_brk(vcpu_t *c, u64 brk) noexcept nogil:
     syscall_enter(c, SHMM_C_brk)
     return syscall_exit(c, vm_brk(c, current_mm(c), brk))
@@ -104,6 +122,18 @@ cdef inline i64 sys_join(vcpu_t *c, u32 slot) noexcept nogil:
     """Becomes a thread of the address space in slot (the memory half of clone with CLONE_VM)."""
     kernel_enter(c)
     return syscall_exit(c, mm_join(c, slot))
+
+
+cdef inline i64 sys_switch(vcpu_t *c, u32 slot, bint begins) noexcept nogil:
+    """The scheduler's doing, not a program's."""
+    kernel_enter(c)
+    return syscall_exit(c, mm_switch(c, slot, begins))
+
+
+cdef inline i64 sys_map_special(vcpu_t *c, u64 start, u64 end, u64 flags, u32 file, u64 pgoff) noexcept nogil:
+    """The kernel's own mappings, as exec makes them."""
+    kernel_enter(c)
+    return syscall_exit(c, vm_map_special(c, current_mm(c), start, end, flags, file, pgoff))
 
 
 cdef inline i64 sys_exit(vcpu_t *c) noexcept nogil:

@@ -51,8 +51,7 @@ cdef inline void format_zones(vcpu_t *c) noexcept nogil:
 cdef inline void format_huge_pool(vcpu_t *c) noexcept nogil:
     """All huge pages are free, in the order of their addresses."""
     cdef u32 head = c.g.frame_end
-    cdef u32 i
-    for i in range(c.g.nhuge):
+    while head > c.g.frame_end - c.g.nhuge * SHMM_PTRS_PER:
         head -= <u32> SHMM_PTRS_PER
         put32(&c.frames[head].next, get32(&c.g.huge_pool.head))
         put32(&c.g.huge_pool.head, head)

@@ -10,7 +10,8 @@ being off.
     pmd, pte the same?                  else the frame may be another's by now: drop it
     interrupts on
 
-Anything unusual is left to the slow path: mmap_lock for read, a fault if the page is not there, a reference under the ptl.
+Anything unusual is left to the slow path: mmap_lock for read, a fault if the page is not there, a reference under the
+ptl.
 
     fast_gup                      munmap, where a flush waits for nobody
     pte: frame F
@@ -18,13 +19,14 @@ Anything unusual is left to the slow path: mmap_lock for read, a fault if the pa
     F: reference + 1
     pte is not F any more    ---- P: after the reference; the pte was cleared before F's last reference went
 
-Why P at all: on this machine every shootdown waits for CPUs with interrupts off, so that no frame is freed between the
-look at its pte and the reference.  x86 had no such check as long as it had a fast_gup of its own.  It is for machines that
-invalidate TLBs without interrupting anybody (arm64), and it stands here, too, as the pmd's check does since Linux 6.1:
-it makes a collapse safe whose flush interrupts nobody, if its tables are freed by RCU.  The checker finds it spare.
+Why P at all: on this machine every shootdown waits for CPUs with interrupts off, so that no frame is freed between
+the look at its pte and the reference.  x86 had no such check as long as it had a fast_gup of its own.  It is for
+machines that invalidate TLBs without interrupting anybody (arm64), and it stands here, too, as the pmd's check does
+since Linux 6.1: it makes a collapse safe whose flush interrupts nobody, if its tables are freed by RCU.  The checker
+finds it spare.
 
-The pin is a plain reference (FOLL_GET): whoever holds it reads what the page holds as long as the program's own stores go
-there.  A page with one is not written in place after fork has shared it (its references are not 1), so what the pin
+The pin is a plain reference (FOLL_GET): whoever holds it reads what the page holds as long as the program's own stores
+go there.  A page with one is not written in place after fork has shared it (its references are not 1), so what the pin
 sees does not change behind it; a collapse leaves an exclusive page alone that has one.
 
 Sources: mm/gup.c (gup_fast and its comment, try_get_folio); arch/x86/mm/gup.c until Linux 4.13."""
@@ -95,7 +97,7 @@ cdef inline bint gup_fast_walk(vcpu_t *c, mm_t *mm, u64 addr, pinned_t *page) no
         return False
     if mutant(SHMM_M_GUP_NO_RECHECK):
         return True
-    # P: after the reference, a full barrier, which pairs with the one between clearing the entry and its frame's release
+    # P: after the reference, a full barrier; pairs with the one between clearing the entry and the frame's release
     if get_entry(pmdp) == pmd and get_entry(ptep) == pte:
         return True
     gup_put(c, page)

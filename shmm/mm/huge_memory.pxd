@@ -6,10 +6,10 @@
     zap_huge_pmd, copy_huge_pmd, change_huge_pmd      what munmap, fork and mprotect do to a whole one; to a part of
                                                       it they split first
 
-The lock is mm.page_table_lock, the pmd lock of a kernel without split pmd locks.  Under it stands also the deposit: with
+The lock is mm.page_table_lock, the pmd lock of a kernel without split pmd locks.  It is over the deposit, too: with
 each huge pmd comes a table that nobody uses yet, so that a split needs no memory and cannot fail.  Which one it is does
-not matter: the last deposited is taken.  A deposited table may be freed without waiting for walks, for none can have met
-it since it was deposited (the collapse that took it out of use has waited, khugepaged.pxd), except for walks that are
+not matter: the last deposited is taken.  A deposited table may be freed without waiting for walks, for none has met it
+since it was deposited (the collapse that took it out of use has waited, khugepaged.pxd), except for walks that are
 RCU sections: where those exist, tables are freed by RCU, and deposited ones as well.  (The kernel of the series frees
 deposited tables at once even there, zap_deposited_table; so a speculator under rcu_read_lock that a collapse and a zap
 overtake reads a freed table.  The mutant DEPOSIT_FREE_NOW shows it.)

@@ -1,13 +1,13 @@
 """Collapse: the pages of a table are copied into a huge page, which takes the table's place (MADV_COLLAPSE).
 
-    1  look whether it can be done                  mmap_lock for read
-    2  take a huge page                             nothing held
-    3  look again                                   mmap_lock for write: mmap_seq is odd
-    4  pmd := 0, flush                              page_table_lock; nobody finds the table any more, and whoever found it
-                                                    with interrupts off is out: the flush has waited
-    5  look at the pages                            the table's ptl; a page that somebody has pinned: put the pmd back
+    1  look whether it can be done          mmap_lock for read
+    2  take a huge page                     nothing held
+    3  look again                           mmap_lock for write: mmap_seq is odd
+    4  pmd := 0, flush                      page_table_lock; nobody finds the table any more, and whoever found it with
+                                            interrupts off is out: the flush has waited
+    5  look at the pages                    the table's ptl; a page that somebody has pinned: put the pmd back
     6  copy them, clear the ptes
-    7  deposit the table, pmd := huge page          page_table_lock
+    7  deposit the table, pmd := huge page  page_table_lock
 
 What each of the others sees:
 
@@ -18,18 +18,18 @@ What each of the others sees:
     fast_gup                       has the page before 5 looks, which then sees its reference; or finds the entry
                                    changed when it looks again, and drops the page
 
-4 has two duties.  Its flush takes away translations: without, a program would write to a page that has been copied.  And
-it interrupts: the table may be freed by whoever zaps the huge page next (huge_memory.pxd), and a walk with interrupts
-off that found it before 4 would still be reading it.
+4 has two duties.  Its flush takes away translations: without, a program would write to a page that has been copied.
+And it interrupts: the table may be freed by whoever zaps the huge page next (huge_memory.pxd), and a walk with
+interrupts off that found it before 4 would still be reading it.
 
-The policy collapse=read is no kernel's, for anonymous memory: the same under mmap_lock for *read*, as the kernel retracts
-tables of files.  mmap_seq does not move, and the pmd entry alone tells a speculator.  page_table_lock is then held from
-4 to 7, and who zaps under the read lock takes it as well (zap.pxd); faults look at the entry again under the ptl
-(walk.pxd).  It is there to see what step 3 of pte_map_lock is for.
+The policy collapse=read is no kernel's, for anonymous memory: the same under mmap_lock for *read*, as the kernel
+retracts tables of files.  mmap_seq does not move, and the pmd entry alone tells a speculator.  page_table_lock is then
+held from 4 to 7, and who zaps under the read lock takes it as well (zap.pxd); faults look at the entry again under the
+ptl (walk.pxd), and a collapse whether another one was first.  It is there to see what step 3 of pte_map_lock is for.
 
 A read-only page may be shared with a child, whose ptes count as references too; that cannot be told from a pin here, so
-only a page that is exclusive and yet has several references counts as pinned.  Of the other, whoever pinned it reads what
-it was, which no store changes any more.
+only a page that is exclusive and yet has several references counts as pinned.  Of the other, whoever pinned it reads
+what it was, which no store changes any more.
 
 Sources: mm/khugepaged.c, collapse_huge_page, __collapse_huge_page_isolate; results as Linux 6.18 shows them."""
 
@@ -38,7 +38,7 @@ from libc.errno cimport EAGAIN, EINVAL, ENOMEM
 from shmm.arch.arch cimport (
     a64, clear_page, copy_page, find_word, i64, ld32_relaxed, ld64_relaxed, mutant, st64_relaxed, u8, u32, u64, xchg64,
 )
-from shmm.arch.mutants cimport SHMM_M_COLLAPSE_NO_FLUSH
+from shmm.arch.mutants cimport SHMM_M_COLLAPSE_NO_FLUSH, SHMM_M_COLLAPSE_TWICE
 from shmm.layout cimport (
     SHMM_COLLAPSE_READ, SHMM_C_nr_anon_transparent_hugepages, SHMM_C_thp_collapse_alloc,
     SHMM_C_thp_collapse_alloc_failed, SHMM_HPAGE_SIZE, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER,
@@ -80,6 +80,17 @@ cdef inline bint vma_can_collapse(vcpu_t *c, u32 vma) noexcept nogil:
             and hpage_start(vma_end(c, vma)) >= hpage_start(vma_start(c, vma) + SHMM_HPAGE_SIZE - 1) + SHMM_HPAGE_SIZE)
 
 
+cdef inline u64 pmd_at_rest(vcpu_t *c, collapse_t *job) noexcept nogil:
+    """The entry, 0 if even upper tables are missing.  With the lock held for read it may be 0 in somebody's collapse,
+    which page_table_lock waits for."""
+    cdef u64 pmd = get_entry(job.pmd) if job.pmd != NULL else 0
+    if pmd == 0 and job.pmd != NULL and c.g.collapse_policy == SHMM_COLLAPSE_READ:
+        spin_lock(c, &job.mm.page_table_lock)
+        pmd = ld64_relaxed(job.pmd)
+        spin_unlock(&job.mm.page_table_lock)
+    return pmd
+
+
 cdef inline i64 scan_pmd(vcpu_t *c, collapse_t *job, u64 *vm_flags) noexcept nogil:
     """mmap_lock held.  0, SCAN_PMD_MAPPED, or why not."""
     cdef u32 vma = vma_lookup(c, job.mm, job.start)
@@ -89,7 +100,7 @@ cdef inline i64 scan_pmd(vcpu_t *c, collapse_t *job, u64 *vm_flags) noexcept nog
         return -EINVAL
     vm_flags[0] = ld64_relaxed(&c.vmas[vma].flags)
     job.pmd = find_pmd(c, job.mm, job.start)
-    job.old = get_entry(job.pmd) if job.pmd != NULL else 0
+    job.old = pmd_at_rest(c, job)
     if job.old == 0:
         return -EINVAL
     return SCAN_PMD_MAPPED if pmd_trans_huge(job.old) else 0
@@ -161,6 +172,11 @@ cdef inline i64 collapse_copy(vcpu_t *c, collapse_t *job, mmu_gather_t *tlb) noe
     return HPAGE_PMD_NR - copied
 
 
+cdef inline bint still_a_table(collapse_t *job) noexcept nogil:
+    """Under page_table_lock: nobody else has collapsed it, as another reader of mmap_lock may have."""
+    return ld64_relaxed(job.pmd) == job.old or mutant(SHMM_M_COLLAPSE_TWICE)
+
+
 cdef inline void pmdp_collapse_flush(vcpu_t *c, collapse_t *job) noexcept nogil:
     """Step 4.  page_table_lock held."""
     job.old = xchg64(job.pmd, 0)
@@ -176,6 +192,9 @@ cdef inline i64 collapse_huge_page(vcpu_t *c, collapse_t *job, u64 vm_flags) noe
     cdef i64 grown = 0
     cdef i64 err
     spin_lock(c, &job.mm.page_table_lock)
+    if not still_a_table(job):
+        spin_unlock(&job.mm.page_table_lock)
+        return -EAGAIN
     pmdp_collapse_flush(c, job)
     if not job.by_read:
         spin_unlock(&job.mm.page_table_lock)

@@ -48,15 +48,20 @@ cdef inline i64 mm_init(vcpu_t *c, mm_t *mm, u64 mmap_base, u64 brk) noexcept no
     return 0
 
 
-cdef inline void mm_attach(vcpu_t *c, mm_t *mm) noexcept nogil:
-    """This CPU runs mm from now on.  It must have left the one before."""
-    fetch_add32(&mm.users, 1)
+cdef inline void mm_run(vcpu_t *c, mm_t *mm) noexcept nogil:
+    """This CPU runs mm from now on, and no other."""
     # a full barrier: in the mask before the first translation is cached, so that every later shootdown comes here
     fetch_or64(&mm.cpumask[c.id >> 6], <u64> 1 << (c.id & 63))
     irq_disable(c)
     st32_relaxed(&c.me.mm, <u32> (mm - c.mms))
     tlb_switch_mm(c, <u32> (mm - c.mms))
     irq_enable(c)
+
+
+cdef inline void mm_attach(vcpu_t *c, mm_t *mm) noexcept nogil:
+    """A thread of mm begins, on this CPU, which must have left the one before."""
+    fetch_add32(&mm.users, 1)
+    mm_run(c, mm)
 
 
 cdef inline void exit_mmap(vcpu_t *c, mm_t *mm) noexcept nogil:
@@ -112,4 +117,18 @@ cdef inline i64 mm_join(vcpu_t *c, u32 slot) noexcept nogil:
     if ld32_relaxed(&c.me.mm) != slot:
         mm_leave(c)
         mm_attach(c, &c.mms[slot])
+    return 0
+
+
+cdef inline i64 mm_switch(vcpu_t *c, u32 slot, bint begins) noexcept nogil:
+    """A context switch: this CPU goes on with a thread of the address space in slot, and that of the one before waits.
+    users counts threads wherever they are, so it stays; begins: the thread is new.  0 or -EINVAL."""
+    if slot == 0 or slot >= c.g.nmm or not get32(&c.mms[slot].in_use):
+        return -EINVAL
+    if begins:
+        fetch_add32(&c.mms[slot].users, 1)
+    if ld32_relaxed(&c.me.mm) != slot:
+        if ld32_relaxed(&c.me.mm):
+            sync_rss(c, current_mm(c))
+        mm_run(c, &c.mms[slot])
     return 0

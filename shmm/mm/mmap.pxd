@@ -12,8 +12,8 @@ What is asked for first is refused first, and the order is the kernel's (6.18; d
     EOVERFLOW  offset + length wraps             EINVAL, EOPNOTSUPP  the kind of mapping and what it excludes
     ENOMEM  vm.max_map_count                     ENOMEM  RLIMIT_AS, overcommit, no VMA left
 
-A private mapping that may be written and is not MAP_NORESERVE is accounted (VM_ACCOUNT), which keeps it from merging with
-one that is not.  MAP_STACK asks for no huge pages, and so neither does a thread's stack merge with what is not one."""
+A private mapping that may be written and is not MAP_NORESERVE is accounted (VM_ACCOUNT), which keeps it from merging
+with one that is not.  MAP_STACK asks for no huge pages, which keeps a thread's stack from merging, too."""
 
 from libc.errno cimport EBADF, EEXIST, EINVAL, ENOMEM, EOPNOTSUPP, EOVERFLOW, EPERM
 
@@ -52,7 +52,7 @@ cdef enum:
     MAP_NONBLOCK = 0x10000
     MAP_STACK = 0x20000
     MAP_FIXED_NOREPLACE = 0x100000
-    FILE_MAX = 0xffffffff000        # bytes: the largest file (ext4)
+    FILE_MAX = 0x7fffffffffffffff   # MAX_LFS_FILESIZE
     MAP_VALID = 0x7c07f9f3          # LEGACY_MAP_MASK: what MAP_SHARED_VALIDATE accepts
 
 
@@ -90,6 +90,8 @@ cdef inline i64 check_kind(u32 flags) noexcept nogil:
 
 
 cdef inline i64 fixed_area(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u32 flags) noexcept nogil:
+    if addr > <u64> -4096:
+        return <i64> addr               # IS_ERR_VALUE: an address that looks like an error is returned as one
     if addr > SHMM_TASK_SIZE - length:
         return -ENOMEM
     if addr & (SHMM_PAGE_SIZE - 1):
@@ -101,11 +103,14 @@ cdef inline i64 fixed_area(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u32 flags)
     return <i64> addr
 
 
-cdef inline bint fits_huge_pages(u64 length, u32 flags, bint hinted, u64 offset) noexcept nogil:
+cdef inline bint fits_huge_pages(vcpu_t *c, u64 length, u32 flags, bint hinted, u32 file, u64 offset) noexcept nogil:
     """Whether a place for huge pages is looked for: of private anonymous memory for whole ones only (since 6.12), and
-    if nobody said where; of a file (ext4 and its kind) wherever one fits."""
+    if nobody said where; of a file (ext4 and its kind) wherever one fits; of shared memory not at all."""
     cdef u64 size = <u64> 1 << SHMM_PMD_SHIFT
-    if flags & MAP_ANONYMOUS and (flags & MAP_TYPE != MAP_PRIVATE or hinted or length & (size - 1)):
+    if flags & MAP_ANONYMOUS:
+        if flags & MAP_TYPE != MAP_PRIVATE or hinted or length & (size - 1):
+            return False
+    elif get32(&c.files[file].shmem):
         return False
     return offset + length >= ((offset + size - 1) & ~(size - 1)) + size
 
@@ -118,7 +123,8 @@ cdef inline bint hint_is_free(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u64 lim
     return vma == 0 or vm_start_gap(c, vma) >= addr + length
 
 
-cdef inline i64 get_unmapped_area(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u32 flags, u64 offset) noexcept nogil:
+cdef inline i64 get_unmapped_area(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u32 flags, u32 file,
+                                  u64 offset) noexcept nogil:
     """Where a mapping of length bytes goes: the fixed address, the hint if it is free, or the highest hole."""
     cdef u64 limit = SHMM_32BIT_END if flags & MAP_32BIT else SHMM_TASK_SIZE
     cdef bint hinted
@@ -136,7 +142,7 @@ cdef inline i64 get_unmapped_area(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u32
     if flags & MAP_32BIT:
         addr = unmapped_area(c, mm, length, SHMM_32BIT_BASE, SHMM_32BIT_END)
         return <i64> addr if addr else -ENOMEM
-    if c.g.thp_align and fits_huge_pages(length, flags, hinted, offset):
+    if c.g.thp_align and fits_huge_pages(c, length, flags, hinted, file, offset):
         addr = find_hole_aligned(c, mm, length, offset)
     if addr == 0:
         addr = find_hole(c, mm, length)
@@ -214,7 +220,7 @@ cdef inline i64 do_mmap(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u32 prot, u32
         return -EOVERFLOW
     if get32(&mm.map_count) > c.g.max_map_count:
         return -ENOMEM
-    ret = get_unmapped_area(c, mm, addr, length, flags, pgoff << SHMM_PAGE_SHIFT)
+    ret = get_unmapped_area(c, mm, addr, length, flags, file, pgoff << SHMM_PAGE_SHIFT)
     if ret < 0:
         return ret
     addr = <u64> ret
@@ -251,4 +257,27 @@ cdef inline i64 vm_mmap(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u32 prot, u32
     ret = do_mmap(c, mm, addr, length, prot, flags, file, offset >> SHMM_PAGE_SHIFT)
     mmap_write_unlock(c, mm)
     rcu_relieve(c)
+    return ret
+
+
+cdef inline i64 vm_map_special(vcpu_t *c, mm_t *mm, u64 start, u64 end, u64 vm_flags, u32 file,
+                               u64 pgoff) noexcept nogil:
+    """A mapping with exactly these flags, merged with nothing: the stack, the vdso, whatever a program is born with
+    (insert_vm_struct).  0, -EINVAL, -EEXIST or -ENOMEM."""
+    cdef u32 vma
+    cdef i64 ret = 0
+    if (start | end) & (SHMM_PAGE_SIZE - 1) or start >= end or end > SHMM_TASK_SIZE or file >= c.g.nfile:
+        return -EINVAL
+    mmap_write_lock(c, mm)
+    if find_vma_intersection(c, mm, start, end):
+        ret = -EEXIST
+    else:
+        vma = vm_area_alloc(c, <u32> (mm - c.mms), start, end, vm_flags, pgoff, file)
+        if vma == 0:
+            ret = -ENOMEM
+        else:
+            get_file(c, file)
+            vma_link(c, mm, vma)
+            put64(&mm.total_vm, get64(&mm.total_vm) + ((end - start) >> SHMM_PAGE_SHIFT))
+    mmap_write_unlock(c, mm)
     return ret

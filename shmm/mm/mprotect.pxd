@@ -5,7 +5,7 @@ and given by the next write fault, except to a page that is exclusive already (k
 
 from libc.errno cimport EACCES, EINVAL, ENOMEM
 
-from shmm.arch.arch cimport a64, cmpxchg64, i64, ld32_relaxed, ld64_relaxed, mutant, u32, u64
+from shmm.arch.arch cimport a64, cmpxchg64, get32, i64, ld32_relaxed, ld64_relaxed, mutant, u32, u64
 from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH, SHMM_M_NOTIFIER_MPROTECT
 from shmm.layout cimport (
     SHMM_HPAGE_SIZE, SHMM_PAGE_SIZE, SHMM_VM_ACCOUNT, SHMM_VM_EXEC, SHMM_VM_GROWSDOWN, SHMM_VM_LOCKED,
@@ -24,7 +24,7 @@ from shmm.mm.page_table cimport (
     PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_present,
 )
 from shmm.mm.populate cimport populate_vma_page_range
-from shmm.mm.pte_prot cimport pte_modify
+from shmm.mm.pte_prot cimport NO_WRITENOTIFY, pte_modify
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_adjust cimport vma_modify_flags
@@ -115,6 +115,12 @@ cdef inline i64 account_writable(vcpu_t *c, u32 vma, u64 start, u64 end, u64 *fl
     return 0
 
 
+cdef inline bint vma_wants_writenotify(vcpu_t *c, u32 vma) noexcept nogil:
+    """Whether a file system does; shared anonymous memory, and tmpfs, have nobody to tell."""
+    cdef u32 file = ld32_relaxed(&c.vmas[vma].file)
+    return file == 0 or not get32(&c.files[file].shmem)
+
+
 cdef inline i64 mprotect_fixup(vcpu_t *c, mm_t *mm, u32 vma, u64 start, u64 end, u64 new, u32 *covers) noexcept nogil:
     """Gives the part [start, end) of a VMA new flags.  covers: the VMA that holds the part afterwards."""
     cdef u64 old = ld64_relaxed(&c.vmas[vma].flags)
@@ -127,7 +133,7 @@ cdef inline i64 mprotect_fixup(vcpu_t *c, mm_t *mm, u32 vma, u64 start, u64 end,
         err = vma_modify_flags(c, mm, vma, start, end, new, covers)
     if err:
         return err
-    change_protection(c, mm, start, end, new)
+    change_protection(c, mm, start, end, new if vma_wants_writenotify(c, covers[0]) else new | NO_WRITENOTIFY)
     if old & (SHMM_VM_WRITE | SHMM_VM_SHARED | SHMM_VM_LOCKED) == SHMM_VM_LOCKED and new & SHMM_VM_WRITE:
         populate_vma_page_range(c, mm, covers[0], start, end)       # locked memory has no faults to come
     return 0

@@ -25,15 +25,15 @@ none, skip start" and the change of the pte, look the old pte up, and never hear
     end, if there is a client                     never began, yet ends: in_progress is out of step
 
 R: registering must exclude everybody between the two.  It takes mmap_lock for write, which excludes the classical
-fault, zap, mprotect and fork, which hold it at least for read.  A speculative copy holds none.  The write lock does move
-mmap_seq, so that a speculator who has yet to pass SEQ2 gives up; one who has passed it sees nothing any more, hence
-notifier_lock (v2 23 to 26/35): the speculator holds it for read from before its look at the client to after its end, by
-trying, and registering takes it for write.  It is a percpu rwsem so that the fault writes no shared line.
+fault, zap, mprotect and fork, which hold it at least for read.  A speculative copy holds none.  The write lock does
+move mmap_seq, so that a speculator who has yet to pass SEQ2 gives up; one who has passed it sees nothing any more,
+hence notifier_lock (v2 23 to 26/35): the speculator holds it for read from before its look at the client to after its
+end, by trying, and registering takes it for write.  It is a percpu rwsem so that the fault writes no shared line.
 
 How much is left for the readers' side to do, once the writer waits for a grace period?  Under the pte lock a CPU is an
 RCU reader (preemption is off), so the grace period outlasts the change of the pte; after that a task may be preempted,
-a client appears, and an end follows that had no start.  That alone kills the mutant NOTIFIER_NO_LOCK.  Under PREEMPT_RT,
-where the pte lock may be preempted, all of the race is left.
+a client appears, and an end follows that had no start.  That alone kills the mutant NOTIFIER_NO_LOCK.  With
+PREEMPT_RT, where the holder of a pte lock may be preempted, all of the race is left.
 
 With mmu_notifier 0 (a kernel without CONFIG_MMU_NOTIFIER) nobody looks, and nobody can register.
 
@@ -66,7 +66,8 @@ cdef enum:                      # notifier_t.subscriptions
 
 cdef inline bint mm_has_notifiers(vcpu_t *c, mm_t *mm) noexcept nogil:
     # relaxed: whoever asks holds mmap_lock or notifier_lock, which registering takes for write
-    return c.g.mmu_notifier != 0 and ld32_relaxed(&mm.notifier.subscriptions) != 0 and not mutant(SHMM_M_NOTIFIER_UNTOLD)
+    return (c.g.mmu_notifier != 0 and ld32_relaxed(&mm.notifier.subscriptions) != 0
+            and not mutant(SHMM_M_NOTIFIER_UNTOLD))
 
 
 cdef inline bint has_client(notifier_t *n) noexcept nogil:

@@ -5,7 +5,7 @@ A table is 512 64-bit entries.  Entries are a64: the emulated MMU and speculator
   who writes                       under
   a pgd, pud or pmd entry, install   mm.page_table_lock (mmap_lock held for read at least)
   a pgd, pud or pmd entry, clear     free_pgtables: mmap_lock held, and no VMA left there
-  a huge pmd, any change             mm.page_table_lock, which is the kernel's pmd lock where it is not split (huge_memory)
+  a huge pmd, any change             mm.page_table_lock, the kernel's pmd lock where that is not split (huge_memory)
   a pte                              the ptl of its table (frame_t.ptl), the split page-table lock
   accessed and dirty bits            the MMU, by compare-and-swap, no lock
 

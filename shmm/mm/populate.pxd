@@ -4,8 +4,9 @@ mmap_lock is held for read, by the caller, so each fault is a classical one, tak
 speculation (the series leaves kernel-mode faults alone).  A page that is there already as wanted costs no fault.  The
 faults are counted (gup_faults) because /proc/PID/stat counts them with the program's own.
 
-What populating may do differs.  MAP_POPULATE writes to private writable mappings, so that no copy-on-write is left, and
-reads all others, whatever their protection allows, except that PROT_NONE is passed over; what fails is passed over, too.
+What populating may do differs.  MAP_POPULATE writes to private writable mappings, so that no copy-on-write is left,
+and reads all others, whatever their protection allows, except that PROT_NONE is passed over; what fails is passed over,
+too.
 MADV_POPULATE_* does what it says, only where a program's access would be allowed, and reports: a hole is -ENOMEM, a
 protection that forbids it -EINVAL, a fault that would be a signal -EFAULT.
 

@@ -12,6 +12,9 @@ from shmm.mm.huge_frame cimport compound_head
 from shmm.mm.page_table cimport pte_pfn
 from shmm.mm.vma cimport vm_get_page_prot
 
+cdef enum:
+    NO_WRITENOTIFY = 0x800          # among the flags of a VMA: nobody need hear of the first write to a shared page
+
 
 cdef inline bint can_change_pte_writable(vcpu_t *c, u64 flags, u64 pte) noexcept nogil:
     """A private anonymous page that nobody shares may become writable without a fault."""
@@ -23,7 +26,7 @@ cdef inline bint can_change_pte_writable(vcpu_t *c, u64 flags, u64 pte) noexcept
 cdef inline u64 pte_modify(vcpu_t *c, u64 pte, u64 flags) noexcept nogil:
     """The pte with the permissions of a VMA with these flags: page, accessed and dirty bits stay."""
     cdef u64 prot = vm_get_page_prot(flags)
-    if prot & SHMM_PTE_WRITE and not pte & SHMM_PTE_WRITE:
+    if prot & SHMM_PTE_WRITE and not pte & SHMM_PTE_WRITE and not flags & NO_WRITENOTIFY:
         prot &= ~SHMM_PTE_WRITE                 # a shared file page still waits for its first write
     if can_change_pte_writable(c, flags, pte):
         prot |= SHMM_PTE_WRITE

@@ -41,11 +41,12 @@ So who keeps the lock has seen an empty line while it held it, and each CPU is i
 stands behind it; those that only try, as often as they try.
 
 PREEMPT_RT (seg_t.preempt_rt): a spinlock is a mutex there.  Whoever waits for it sleeps, interrupts on, and its holder
-may be preempted; local_irq_disable still means what it says.  So no spinlock may be waited for with interrupts off (I8):
-the walk that turns them off must only try the page-table lock, which is allowed anywhere outside an interrupt (Sebastian
-Siewior on v2).  An RCU section is no obstacle: it may sleep for a spinlock, and stays a reader.  Raw spinlocks spin as
-ever: here only rwsem.wait_lock, as in the kernel; the zones', LRU's and page tables' are ordinary ones.  A sleeper here
-looks again whenever it gets a core, rather than be woken by the unlock: that one store is all that an unlock is.
+may be preempted; local_irq_disable still means what it says.  So no spinlock may be waited for with interrupts off
+(I8): the walk that turns them off must only try the page-table lock, which is allowed anywhere outside an interrupt
+(Sebastian Siewior on v2).  An RCU section is no obstacle: it may sleep for a spinlock, and stays a reader.  Raw
+spinlocks spin as ever: here only rwsem.wait_lock, as in the kernel; those of zones, LRU lists and page tables are
+ordinary ones.  A sleeper here looks again whenever it gets a core, rather than be woken by the unlock: one store is
+all that an unlock is.
 
 Lock order of the whole memory manager, outermost first (a lock may be taken while those above it are held):
 
@@ -53,7 +54,9 @@ Lock order of the whole memory manager, outermost first (a lock may be taken whi
       notifier_lock               percpu_rwsem; speculators only try
         notifier.lock             per mm, of its secondary MMU: inside mmap_lock alone, nothing within
         page_table_lock           per mm: installs of upper tables, anon_vma_prepare
-          ptl                     per page table; speculators only try (their interrupts are off)
+          ptl                     per page table; speculators only try (their interrupts are off).  mremap takes
+                                  a second inside one, old before new: nobody else holds two, and mmap_lock,
+                                  held for write, keeps out another mremap of the same tables
             lru_lock              of one node at a time
             zone.lock, huge_pool.lock, vma_pool.lock, anon_pool.lock, swap_pool.lock, cache_lock
                                   innermost, never nested in one another
@@ -65,9 +68,9 @@ that has interrupts off, so a speculator that waited for that ptl would wait for
 who only tries is never in line."""
 
 from shmm.arch.arch cimport (
-    SHMM_LOCK_FREED, SHMM_LOCK_SLEEPS, SHMM_LOCK_TRIED, SHMM_LOCK_WAIT, cmpxchg32_acquire, cmpxchg32_relaxed, cpu_relax,
-    get32, ld32_acquire, ld32_relaxed, ld64_relaxed, lockdep_event, mutant, st32_relaxed, st32_release, st64_relaxed,
-    u32, u64, xchg32, yield_core,
+    SHMM_LOCK_FREED, SHMM_LOCK_NESTED, SHMM_LOCK_SLEEPS, SHMM_LOCK_TRIED, SHMM_LOCK_WAIT, cmpxchg32_acquire,
+    cmpxchg32_relaxed, cpu_relax, get32, ld32_acquire, ld32_relaxed, ld64_relaxed, lockdep_event, mutant, st32_relaxed,
+    st32_release, st64_relaxed, u32, u64, xchg32, yield_core,
 )
 from shmm.arch.mutants cimport SHMM_M_MCS_HANDOFF, SHMM_M_MCS_NODE_LATE, SHMM_M_SPIN_RELAXED, SHMM_M_UNLOCK_RELAXED
 from shmm.layout cimport (
@@ -200,7 +203,6 @@ cdef inline void rt_complain(vcpu_t *c, spinlock_t *lock) noexcept nogil:
 
 cdef inline void rt_spin_lock(vcpu_t *c, spinlock_t *lock) noexcept nogil:
     cdef bint slept = False
-    lockdep_event(lock, SHMM_LOCK_SLEEPS)
     if get32(&c.me.irq_depth):
         rt_complain(c, lock)
     # acquire: pairs with the release in give_back
@@ -213,9 +215,20 @@ cdef inline void rt_spin_lock(vcpu_t *c, spinlock_t *lock) noexcept nogil:
 
 cdef inline void spin_lock(vcpu_t *c, spinlock_t *lock) noexcept nogil:
     if c.g.preempt_rt:
+        lockdep_event(lock, SHMM_LOCK_SLEEPS)
         rt_spin_lock(c, lock)
     else:
         raw_spin_lock(c, lock)
+
+
+cdef inline void spin_lock_nested(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    """Inside one other lock of the same kind; the order of the two is the caller's."""
+    lockdep_event(lock, SHMM_LOCK_NESTED)
+    if c.g.preempt_rt:
+        rt_spin_lock(c, lock)
+    # acquire: pairs with the release in give_back
+    elif cmpxchg32_acquire(&lock.owner, 0, c.id + 1) != 0 or not is_our_turn(c, lock):
+        spin_lock_slowpath(c, lock)
 
 
 cdef inline void spin_unlock(spinlock_t *lock) noexcept nogil:

@@ -18,7 +18,7 @@ The truth of what was read is established once, at the commit, by pte_map_lock:
 Step 5 is the invariant the protocol rests on: every writer that tears this table down bumps mmap_seq before and takes
 this ptl after; a faulter that holds the ptl with the old count will be seen, and undone, by that writer.
 
-Step 3 adds nothing to 2 and 5 as long as a collapse holds mmap_lock for write, for then mmap_seq moves (khugepaged.pxd).
+Step 3 adds nothing to 2 and 5 as long as a collapse holds mmap_lock for write, for mmap_seq moves then (khugepaged).
 Under the policy in which it holds it for read, the pmd entry is all that tells; and where the walk is an RCU section,
 which the collapse's shootdown does not wait for, it may change between the look and the lock.  So under that policy the
 entry is looked at once more under the lock, as pte_offset_map_lock does since Linux 6.5, also by classical faults."""

@@ -1,4 +1,4 @@
-"""Lespinasse's ABA: while one thread copies a shared page, another owns it, stores to it and has it shared once more."""
+"""Lespinasse's ABA: while one thread copies a shared page, another owns it, stores to it and has it shared again."""
 
 from shmm.cluster.check.scenario import ANON_FIXED, ARENA, PAGE, RW, Scene
 

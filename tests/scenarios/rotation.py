@@ -1,4 +1,4 @@
-"""A mapping comes in, and the tree turns around the one that a fault looks up: it is missed in no tree but a plain one."""
+"""A mapping comes in, and the tree turns around one that a fault looks up, and misses in a plain tree."""
 
 from shmm.cluster.check.scenario import ANON_FIXED, KEEPER, PAGE, READ, RW, TABLE, Scene
 

@@ -28,13 +28,18 @@ POLICIES = {
     "spf, walk rcu, tables rcu": {"scheme": "spf", "walk": "rcu", "table_free": "rcu"},
     "spf, signals": {"scheme": "spf", "ipi": "signal"},
     "spf, two nodes": {"scheme": "spf", "nnode": 2},
+    "spf, secondary MMU": {"scheme": "spf", "mmu_notifier": 1},
+    "mmap_lock, secondary MMU": {"scheme": "mmap_lock", "mmu_notifier": 1},
+    "spf, PREEMPT_RT": {"scheme": "spf", "preempt_rt": 1, "mmu_notifier": 1},
+    "spf, latched tree": {"scheme": "spf", "vma_tree": "latched", "vma_free": "rcu"},
 }
 
 
 def one(p: Program, dice: random.Random) -> None:
     """One operation somewhere."""
     addr, pages = ARENA + dice.randrange(PLACES) * STEP * PAGE, dice.randint(1, 3 * STEP)
-    kinds = {"map": 5, "unmap": 3, "protect": 2, "drop": 2, "hint": 1, "write": 9, "read": 4, "probe": 3}
+    kinds = {"map": 5, "unmap": 3, "protect": 2, "drop": 2, "hint": 1, "write": 9, "read": 4, "probe": 3,
+             "guest": 4, "client": 1}
     kind = dice.choices(tuple(kinds), tuple(kinds.values()))[0]
     if kind == "map":
         p.mmap(addr, pages * PAGE, dice.choice((RW, RW, RW, READ)), ANON_FIXED, may_fail=True)
@@ -46,6 +51,10 @@ def one(p: Program, dice: random.Random) -> None:
         p.madvise(addr, pages * PAGE, DONTNEED if kind == "drop" else dice.choice((0, 1, 2, 14)), may_fail=True)
     elif kind == "probe":
         p.probe(addr)
+    elif kind == "guest":               # fails where there is no secondary MMU
+        p.secondary(addr + PAGE * dice.randrange(pages), dice.choice((None, 7)), may_fail=True)
+    elif kind == "client":
+        p.notifier(dice.random() < 0.7, may_fail=True)
     else:
         p.touch(addr, pages, write=kind == "write", value=dice.randrange(256), may_fail=True)
 
@@ -138,7 +147,9 @@ def test_random_operations_of_many_processes(policy, cpus, forks):
         finish(segment, cpus)
     assert min(sums[name] for name in ("mmap", "munmap", "mprotect", "madvise", "user_faults")) > 0
     assert sums["nr_tlb_remote_flush_received"] > 0
-    assert (sums["spf_success"] > 0) == (sums["probe_speculated"] > 0) == (policy != "mmap_lock")
+    assert (sums["spf_success"] > 0) == (sums["probe_speculated"] > 0) == (POLICIES[policy]["scheme"] == "spf")
+    for name in ("secondary_fill", "secondary_hit", "mmu_notifier_register", "mmu_notifier_invalidate"):
+        assert (sums[name] > 0) == ("mmu_notifier" in POLICIES[policy]), name
     assert sums["probe_locked"] > 0
     assert (sums["fork"] > 0 and sums["pgcopy"] > 0) == forks
 

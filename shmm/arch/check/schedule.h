@@ -147,7 +147,8 @@ static void lock_push(uint32_t offset, uint32_t rank)
 	chk.me->held[chk.me->nheld++] = (held_t){ offset, rank };
 }
 
-static void check_lock_order(uint32_t offset, uint32_t rank)
+/* nested: one lock of this very rank may be held, for which there is an order of their own (spin_lock_nested). */
+static void check_lock_order(uint32_t offset, uint32_t rank, int nested)
 {
 	if (rank & LOCK_SPINS && !chk.rooms.irqs_on(chk.id))
 		check_violate("lock-order", "waits for a spinlock with interrupts off", offset);
@@ -156,6 +157,10 @@ static void check_lock_order(uint32_t offset, uint32_t rank)
 
 		if (held->offset == offset)
 			check_violate("lock-order", "waits for a lock that it holds", offset);
+		if (nested && held->rank == rank) {
+			nested = 0;
+			continue;
+		}
 		if ((held->rank & 0xff) >= (rank & 0xff) || (rank & LOCK_ALONE && held->rank & LOCK_SPINS))
 			check_violate("lock-order", "waits for a lock that belongs outside one it holds", offset);
 	}
@@ -190,7 +195,7 @@ CHECK_CALL void check_lockdep(const void *lock, int event)
 	if (event == SHMM_LOCK_SLEEPS)
 		check_rt_rules(offset);
 	if (event != SHMM_LOCK_TRIED)
-		check_lock_order(offset, rank);
+		check_lock_order(offset, rank, event == SHMM_LOCK_NESTED);
 	lock_push(offset, rank);
 }
 
