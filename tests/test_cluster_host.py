@@ -234,6 +234,8 @@ def test_what_means_nothing_here_is_refused():
     (["--paranoid"], "--paranoid does not apply to --engine host"),
     (["--no-zero"], "--no-zero does not apply to --engine host"),
     (["--walk", "rcu", "--table-free", "rcu"], "--walk does not apply to --engine host"),
+    (["--preempt-rt"], "--preempt-rt does not apply to --engine host"),
+    (["--vma-tree", "latched"], "--vma-tree does not apply to --engine host"),
     (["--thp", "always"], "--thp does not apply to --engine host"),
     (["--start-method", "forkserver"], "--start-method does not apply to --engine host"),
     (["--machine", "skylake-2x28"], "--machine is what --engine sim models"),
