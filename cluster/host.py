@@ -23,7 +23,7 @@ from shmm.cluster.measurement import Measurement
 from shmm.cluster.sizing import job_for, memory_available
 from shmm.cluster.words import size
 from shmm.cluster.workloads import PAGE, WorkloadError
-from shmm.host import Host, HostError
+from shmm.host import Host, HostError, foreign
 from shmm.layout import COUNTERS, DTYPES, OPS
 from shmm.program import OP
 
@@ -37,9 +37,8 @@ def check(job: Job) -> None:
         if (program["op"] == OP["PROBE"]).any():
             raise WorkloadError(f"{job.name} traps into the kernel as a uprobe does, which a program cannot do by "
                                 "itself: --engine host has no PROBE to measure")
-        if (program["op"] == OP["NUMA"]).any():
-            raise WorkloadError(f"{job.name} asks for NUMA hint faults, which --engine host cannot: its kernel scans when "
-                                "it likes")
+        if missing := foreign(program):
+            raise WorkloadError(f"{job.name} has {missing[0]}, which only an emulated kernel does when a program asks")
         if np.isin(program["op"], [OP[name] for name in ("MM", "EXEC", "FORK", "EXIT")]).any():
             raise WorkloadError(f"{job.name} changes address spaces: on --engine host all CPUs are threads of one")
 
@@ -215,5 +214,5 @@ def entry(config: Config, job: Job, measured: list[Measurement], run: HostRun, i
     nothing = dict.fromkeys(config.policies())
     return out | {
         "scheme": config.scheme, "start_method": None, "kernel": f"{platform.system()} {platform.release()}",
-        "policies": nothing | {"scheme": config.scheme, "zero": True, "paranoid": False},
+        "policies": nothing | {"scheme": config.scheme, "zero": True, "paranoid": False, "thp": "never"},
     }

@@ -180,8 +180,10 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 
 REPEATS = {"native": 3, "sim": 1, HOST: 3}
+# What only emulated machines have, and its defaults.
 EMULATED = {"scheme": SCHEMES, "walk": "irq", "table_free": "ipi", "ipi": None, "paranoid": False, "zero": True,
-            "force_speculation": False, "start_method": "fork"}     # what only emulated machines have, and its defaults
+            "force_speculation": False, "thp": "never", "vma_free": "auto", "vma_tree": "rbtree", "preempt_rt": False,
+            "start_method": "fork"}
 SHOWCASE = ("skylake-2x28", "epyc-9965-2x192")      # modelled beside a native run of more CPUs than cores
 
 

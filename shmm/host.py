@@ -53,6 +53,13 @@ SPACES: Final = 8               # address spaces that a program may have at once
 FIRST: Final = 1                # the one that it begins in
 PATIENCE: Final = 10.0          # seconds for what the zygote does by itself
 LOADED_SHIFT: Final = 48
+# What shmm/arch/host executes.  A real kernel scans for NUMA balancing, notifies a secondary MMU and pins pages when it
+# likes, not when a program says so.
+EXECUTED: Final = frozenset((
+    "END", "NOP", "MMAP", "MUNMAP", "MPROTECT", "MADVISE", "BRK", "MREMAP", "TRUNCATE", "PROBE", "LOAD", "STORE",
+    "FETCH", "TOUCH", "LEA", "RAND", "JMP", "DJNZ", "BARRIER", "OPS", "TURN", "CLOCK", "NEXT", "MM", "EXEC",
+    "FORK", "EXIT",
+))
 _PLACES = ("MM", "EXEC", "FORK", "EXIT")
 
 ZYGOTE = """
@@ -314,11 +321,16 @@ def _refuse(program: NDArray[Any], threaded: bool) -> None:
     if threaded and any(map(has, _PLACES)):
         raise HostError("the host engine runs programs of several CPUs as threads of one process: "
                         "MM, EXEC, FORK and EXIT are for a program of one CPU")
-    if has("NUMA"):
-        raise HostError("the host engine has no NUMA: when its kernel scans for NUMA balancing is not for a program to say")
+    if missing := foreign(program):
+        raise HostError(f"the host engine has no {missing[0]}: only an emulated kernel does that when a program asks")
     if has("FETCH") and os.uname().machine != "x86_64":
         raise HostError("the host engine can FETCH on x86-64 only: elsewhere a single instruction cannot be executed "
                         "without a debugger")
+
+
+def foreign(program: NDArray[Any]) -> list[str]:
+    """The operations of a program that a real kernel offers to no program."""
+    return [name for name in OPS if name not in EXECUTED and (program["op"] == OP[name]).any()]
 
 
 def _signal_name(number: int) -> str:

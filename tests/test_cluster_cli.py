@@ -107,7 +107,7 @@ def test_a_terminal_gets_a_live_view():
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["--engine", "host"], "there is no engine 'host'; there is native, sim"),
+    (["--engine", "guest"], "there is no engine 'guest'; there is native, sim"),
     (["--engine", "native", "--machine", "rome-2x64"], "--machine is what --engine sim models"),
     (["--scheme", "rcu_tree"], "there is no scheme 'rcu_tree'; there are mmap_lock, spf"),
     (["--workload", "page_fault9"], "there is no workload 'page_fault9'; there are brk1"),

@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+import re
 import select
 import signal
 import subprocess
@@ -13,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shmm.host import Host, HostError
-from shmm.layout import CONSTANTS
+from shmm.host import EXECUTED, Host, HostError
+from shmm.layout import CONSTANTS, OPS
 from shmm.maps import Area
 from shmm.program import MAY_FAIL, Program
 
@@ -59,6 +60,8 @@ def test_a_program_begins_with_the_executor_and_nothing_else(host):
     names = [Path(area.path.removesuffix(" (deleted)")).name.partition(".")[0] for area in start.maps]
     assert set(names) <= {"memfd:shmm-host", "_host", "", "[stack]", "[vsyscall]"}
     assert len(start.maps) == len(start.anon_vma) == len(start.flags) < 14
+    image = [area for area, name in zip(start.maps, names, strict=True) if name in ("_host", "")]
+    assert image[-1].end - image[0].start < 1 << 20          # nothing of Python's heap, with which its zeroes may merge
     by_name = dict(zip(names, zip(start.anon_vma, start.flags, strict=True), strict=True))
     assert by_name["[stack]"][0] and "gd" in by_name["[stack]"][1]
     assert not by_name["memfd:shmm-host"][0] and "sh" in by_name["memfd:shmm-host"][1]
@@ -333,6 +336,10 @@ def test_what_cannot_be_executed_is_refused_in_one_line(host):
     forks.fork(2)
     with pytest.raises(HostError, match=r"^the host engine runs programs of several CPUs as threads of one process: "):
         host.execute([forks, Program()])
+    scan = Program()
+    scan.numa(PLACE, PAGE)
+    with pytest.raises(HostError, match=r"^the host engine has no NUMA: only an emulated kernel does that"):
+        host.execute(scan)
     with pytest.raises(ValueError, match=r"^the programs have more records than the 16384 that there is room for$"):
         host.execute(np.zeros(16385, forks.array().dtype))
     with pytest.raises(ValueError, match=r"^a program has at most 255 files$"):
@@ -386,6 +393,19 @@ def test_a_program_that_does_not_end_is_ended(host):
     outcome = host.execute(p, seconds=0.2)
     assert outcome.status == "deadline" and descendants(host.process.pid) == []
     assert outcome.message == "the program was still at record 1 (JMP) when its time was over"
+
+
+def test_every_operation_is_executed_or_refused(host):
+    header = "".join(path.read_text() for path in (Path(__file__).parent.parent / "shmm/arch/host").glob("*.h"))
+    named = set(re.findall(r"\bSHMM_OP_(\w+)", header))
+    for name in OPS:
+        if name in EXECUTED:
+            assert name in named, f"{name} is said to be executed, and shmm/arch/host does not name it"
+            continue
+        p = Program()
+        p.add(name)
+        with pytest.raises(HostError, match=rf"^the host engine has no {name}: "):
+            host.execute(p)
 
 
 def test_what_a_program_started_is_gone_before_the_next(host):

@@ -91,6 +91,8 @@ static int64_t host_execute_mm(host_block_t *c, host_block_t *b, const shmm_insn
 			host_leave(b, HOST_JOIN, slot, 0);
 		return 0;
 	}
+	if (i->op != SHMM_OP_EXEC)
+		return -EINVAL;
 	if (slot != h->running && host_block(slot)->pid)
 		host_leave(b, HOST_FRESH, HOST_PLACE_NONE, -EBUSY);
 	host_leave(b, HOST_FRESH, slot, 0);
