@@ -220,7 +220,7 @@ def test_usage(words, message, capsys):
 
 
 def test_a_file_that_holds_no_program(tmp_path, capsys):
-    (tmp_path / "bad.txt").write_text("JUMP far\n")
+    (tmp_path / "bad.txt").write_text("JUMP value=1\n")
     with pytest.raises(SystemExit) as ended:
         main(["oracle", str(tmp_path / "bad.txt")])
     assert ended.value.code == 2 and "there is no operation 'JUMP'" in capsys.readouterr().err
