@@ -11,7 +11,8 @@ from build_engines import engines
 setup(
     packages=["shmm", "shmm.arch", "shmm.mm", "shmm.scheme", "shmm.exec",
               "shmm.cluster", "shmm.cluster.anchors", "shmm.cluster.calibrate", "shmm.cluster.check",
-              "shmm.cluster.machines", "shmm.cluster.oracle", "shmm.cluster.replay", "shmm.cluster.simulate",
+              "shmm.cluster.machines", "shmm.cluster.oracle", "shmm.cluster.record", "shmm.cluster.replay",
+              "shmm.cluster.simulate",
               "shmm.cluster.validate", "shmm.cluster.workloads", "shmm.scenarios"],
     package_dir={"shmm": "shmm", "shmm.cluster": "cluster", "shmm.scenarios": "tests/scenarios"},
     package_data={"shmm": ["*.h", "*.pxd", "*.pxi", "*.pyx", "*.pyi", "py.typed"],

@@ -17,6 +17,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 MODULES = {                     # commands that are modules: add_arguments(parser), main(args)
     "check": "explore the schedules of a few operations",
+    "record": "run a program under perf and record it for replay",
     "replay": "run what a recorded program did",
     "calibrate": "measure this machine and write a machine file for it",
     "validate": "recompute published curves with the simulator",
@@ -36,6 +37,7 @@ EXAMPLES = """examples:
   shmm check --all                                  every schedule of every scenario, up to two preemptions
   shmm check --mutants                              takes each protection away and sees what notices
   shmm validate                                     published curves, recomputed: how far off is the simulator?
+  shmm record -o gcc.txt.xz -- gcc -c hello.c       what a program does to its address spaces, for shmm replay
   shmm calibrate                                    measures this machine and writes the machine file `host`
   shmm oracle --programs 2000 --seed 1              the same programs on this machine's kernel: nothing may differ
 

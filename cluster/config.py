@@ -44,6 +44,7 @@ class Config:
     walk: str = "irq"
     table_free: str = "ipi"
     ipi: str = ""                       # empty: IPIS
+    thp: str = "never"                  # huge pages: never, madvise, always
     start_method: str = "fork"
     pin: bool | None = None             # None: if there are enough cores
 
@@ -61,13 +62,14 @@ class Config:
     def policies(self) -> dict[str, str | bool]:
         """What decides how the memory manager works, by the names of the command line."""
         return {"scheme": self.scheme, "walk": self.walk, "table_free": self.table_free, "ipi": self.ipi,
-                "force_speculation": self.force_speculation, "zero": self.zero, "paranoid": self.paranoid}
+                "force_speculation": self.force_speculation, "zero": self.zero, "paranoid": self.paranoid,
+                "thp": self.thp}
 
     def segment_policy(self, shared_core: bool) -> dict[str, Any]:
         """The same, as Segment.create takes it."""
         return {"scheme": self.scheme, "walk": self.walk, "table_free": self.table_free, "ipi": self.ipi,
                 "force_speculation": self.force_speculation, "zeroing": self.zero,
-                "paranoid": self.paranoid, "shared_core": shared_core,
+                "paranoid": self.paranoid, "thp": self.thp, "shared_core": shared_core,
                 "queued_spinlocks": 0 if shared_core else 1}
 
 
@@ -84,6 +86,8 @@ class Job:
     vmas: int = 1024                    # mappings at once, of all address spaces
     regions: int | None = None          # see Geometry.for_run
     mms: int = 1
+    swap_pages: int = 0
+    huge: int = 0                       # huge pages, on top of the data frames
     finite: bool = False                # the programs end by themselves
     bytes_per_cpu: int = 0              # what one task maps, and in the original; for the report
     original_bytes: int = 0
@@ -94,7 +98,7 @@ class Job:
         return Geometry.for_run(
             len(self.programs), self.frames, mms=self.mms, vmas=self.vmas, regions=self.regions,
             files=len(self.files) + 1, file_pages=sum(pages for pages, _ in self.files),
-            insns=self.insns() + 1,
+            insns=self.insns() + 1, swap_pages=self.swap_pages, huge=self.huge,
         )
 
     def places_itself(self, cpu: int) -> bool:

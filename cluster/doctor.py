@@ -250,7 +250,18 @@ def check_leftovers() -> Finding:
     return OK, "nothing of dead runs in /dev/shm"
 
 
+def check_recording() -> Finding:
+    """Whether `shmm record` can work; nothing else needs it."""
+    from shmm.cluster.record import obstacles
+
+    obstacle = obstacles.find()
+    if obstacle is not None:
+        return WARN, f"`shmm record` cannot work here: {obstacle}"
+    return OK, f"`shmm record` has perf and the tracepoints in {obstacles.tracefs()}"
+
+
 CHECKS: tuple[Callable[[], Finding], ...] = (
     check_system, check_python, check_packages, check_engine, check_shared_memory, check_memory, check_cores,
     check_processes, check_death_signal, check_futex, check_semaphores, check_host_kernel, check_leftovers,
+    check_recording,
 )

@@ -37,6 +37,9 @@ def check(job: Job) -> None:
         if (program["op"] == OP["PROBE"]).any():
             raise WorkloadError(f"{job.name} traps into the kernel as a uprobe does, which a program cannot do by "
                                 "itself: --engine host has no PROBE to measure")
+        if (program["op"] == OP["NUMA"]).any():
+            raise WorkloadError(f"{job.name} asks for NUMA hint faults, which --engine host cannot: its kernel scans when "
+                                "it likes")
         if np.isin(program["op"], [OP[name] for name in ("MM", "EXEC", "FORK", "EXIT")]).any():
             raise WorkloadError(f"{job.name} changes address spaces: on --engine host all CPUs are threads of one")
 

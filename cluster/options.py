@@ -66,6 +66,9 @@ def add_run_options(parser: argparse.ArgumentParser, *, workloads: bool = True) 
     parser.add_argument("--ipi", type=one_of("ipi", ("mailbox", "signal")), metavar="mailbox|signal",
                         help="how a shootdown reaches a CPU: it looks, or is interrupted (default: mailbox; "
                              "sim: signal)")
+    parser.add_argument("--thp", default="never", type=one_of("thp", ("never", "madvise", "always")),
+                        metavar="never|madvise|always",
+                        help="huge pages for large mappings (default: never; always leaves little to speculate on)")
     parser.add_argument("--start-method", default="fork", type=one_of("start-method", START_METHODS),
                         metavar="fork|forkserver", help="how worker processes begin (default: fork)")
     parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=None,
@@ -177,7 +180,7 @@ def base_config(args: argparse.Namespace, **more: Any) -> Config:
     """The Config of the options that every command has; more: the other fields."""
     return Config(
         seed=args.seed, force_speculation=args.force_speculation,
-        zero=args.zero, paranoid=args.paranoid, walk=args.walk, table_free=args.table_free, ipi=args.ipi or "",
+        zero=args.zero, paranoid=args.paranoid, walk=args.walk, table_free=args.table_free, ipi=args.ipi or "", thp=args.thp,
         start_method=args.start_method, pin=args.pin, **more,
     )
 

@@ -13,7 +13,7 @@ from types import ModuleType
 from shmm.cluster import topology, workloads
 from shmm.cluster.config import HOST, Config, Job
 from shmm.cluster.workloads import PAGE, Task, WorkloadError
-from shmm.segment import FRAMES_PER_CPU
+from shmm.segment import FRAMES_PER_CPU, TABLE_PAGES
 
 BUDGET = 1 << 30            # bytes of frames, all tasks together
 SHARED_BUDGET = 512 << 20   # when tasks share cores: frames wander, and each worker must map all of them
@@ -91,9 +91,10 @@ def job_for(config: Config) -> Job:
         for cpu in range(config.cpus)
     ]
     vmas = getattr(workload, "vmas", lambda cpus, _: 4 * cpus)
+    data = frames(config.cpus, pages) - sum(file_pages)
     return Job(
-        name=config.workload, programs=programs,
-        frames=frames(config.cpus, pages) - sum(file_pages) + 64 * config.cpus,
+        name=config.workload, programs=programs, frames=data + 64 * config.cpus,
+        huge=0 if config.thp == "never" else -(-data // TABLE_PAGES),
         files=[(n, False) for n in file_pages], vmas=vmas(config.cpus, pages) + 64,
         finite=getattr(workload, "finite", False),
         bytes_per_cpu=pages * PAGE, original_bytes=original,

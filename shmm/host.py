@@ -314,6 +314,8 @@ def _refuse(program: NDArray[Any], threaded: bool) -> None:
     if threaded and any(map(has, _PLACES)):
         raise HostError("the host engine runs programs of several CPUs as threads of one process: "
                         "MM, EXEC, FORK and EXIT are for a program of one CPU")
+    if has("NUMA"):
+        raise HostError("the host engine has no NUMA: when its kernel scans for NUMA balancing is not for a program to say")
     if has("FETCH") and os.uname().machine != "x86_64":
         raise HostError("the host engine can FETCH on x86-64 only: elsewhere a single instruction cannot be executed "
                         "without a debugger")

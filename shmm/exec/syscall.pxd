@@ -10,6 +10,7 @@ from shmm.layout cimport (
 from shmm.mm.brk cimport vm_brk
 from shmm.mm.call_rcu cimport rcu_poll
 from shmm.mm.fork cimport mm_fork
+from shmm.mm.gup cimport get_user_byte
 from shmm.mm.irq cimport kernel_enter, kernel_exit
 from shmm.mm.madvise cimport vm_madvise
 from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave, mm_switch
@@ -17,6 +18,8 @@ from shmm.mm.mmap cimport MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE, vm_map_special
 from shmm.mm.mprotect cimport vm_mprotect
 from shmm.mm.mremap cimport vm_mremap, vrm_t
 from shmm.mm.munmap cimport page_align, vm_munmap
+from shmm.mm.notifier cimport mmu_notifier_register, mmu_notifier_unregister
+from shmm.mm.numa_scan cimport task_numa_work
 from shmm.mm.populate cimport mm_populate
 from shmm.mm.vmstat cimport count_vm_event
 
@@ -62,6 +65,20 @@ cdef inline i64 sys_madvise(vcpu_t *c, u64 addr, u64 length, u32 advice) noexcep
     return syscall_exit(c, vm_madvise(c, current_mm(c), addr, length, advice))
 
 
+cdef inline i64 user_numa_work(vcpu_t *c, u64 addr, u64 length) noexcept nogil:
+    """Task work on the way back to user mode: no system call of the program's."""
+    kernel_enter(c)
+    return syscall_exit(c, task_numa_work(c, current_mm(c), addr, length))
+
+
+cdef inline i64 sys_gup(vcpu_t *c, u64 addr) noexcept nogil:
+    """Pins the page at addr, reads a byte of it and lets it go: the byte, -EFAULT or -ENOMEM."""
+    count_vm_event(c, SHMM_C_syscalls)
+    exception_entry(SHMM_EXC_SYSCALL)
+    kernel_enter(c)
+    return syscall_exit(c, get_user_byte(c, current_mm(c), addr))
+
+
 cdef inline i64 sys_mremap(vcpu_t *c, u64 addr, u64 old_len, u64 new_len, u32 flags, u64 new_addr) noexcept nogil:
     cdef vrm_t r
     cdef i64 ret
@@ -81,6 +98,14 @@ cdef inline i64 sys_mremap(vcpu_t *c, u64 addr, u64 old_len, u64 new_len, u32 fl
 cdef inline i64 sys_brk(vcpu_t *c, u64 brk) noexcept nogil:
     syscall_enter(c, SHMM_C_brk)
     return syscall_exit(c, vm_brk(c, current_mm(c), brk))
+
+
+cdef inline i64 sys_notifier(vcpu_t *c, bint registers) noexcept nogil:
+    """What KVM_CREATE_VM and the closing of its file make of an MMU notifier."""
+    kernel_enter(c)
+    if registers:
+        return syscall_exit(c, mmu_notifier_register(c, current_mm(c)))
+    return syscall_exit(c, mmu_notifier_unregister(c, current_mm(c)))
 
 
 cdef inline i64 sys_fork(vcpu_t *c, u32 slot) noexcept nogil:

@@ -32,15 +32,16 @@ series (spf.md's KALESH: a use after free), and its fix is the policy `fast_mrem
     locked    always whole, but with T's lock held, so that a speculator that has it finishes first.  It is the rule of
               walk.pxd kept, at the price of one lock per 2 MiB; a move of whole puds would have to take 512."""
 
-from shmm.arch.arch cimport a64, get32, ld32_relaxed, ld64_relaxed, mutant, smp_mb, u32, u64, xchg64
+from shmm.arch.arch cimport a64, ld32_relaxed, ld64_relaxed, mutant, smp_mb, u64, xchg64
 from shmm.arch.mutants cimport SHMM_M_MREMAP_NO_FLUSH, SHMM_M_MREMAP_NO_PTL, SHMM_M_MREMAP_PMD_MOVE
 from shmm.layout cimport (
-    SHMM_C_pmds_moved, SHMM_C_ptes_moved, SHMM_FAST_MREMAP_LOCKED, SHMM_FAST_MREMAP_OFF, SHMM_PAGE_SIZE,
-    SHMM_PMD_SHIFT, SHMM_SCHEME_MMAP_LOCK, mm_t, spinlock_t, vcpu_t,
+    SHMM_C_pmds_moved, SHMM_C_ptes_moved, SHMM_FAST_MREMAP_LOCKED, SHMM_FAST_MREMAP_OFF, SHMM_PAGE_SIZE, SHMM_PMD_SHIFT,
+    SHMM_SCHEME_MMAP_LOCK, mm_t, spinlock_t, vcpu_t,
 )
+from shmm.mm.huge_memory cimport split_huge_pmd
 from shmm.mm.page_table cimport (
-    PGD, PMD, PTE, end_of_entry, entry_below, entry_index, find_pmd, get_entry, install_table, pmd_alloc, pte_lockptr,
-    pte_pfn, pte_present, set_entry, table_entry,
+    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_alloc, pmd_entry_alloc, pmd_trans_huge, pte_lockptr,
+    pte_present, set_entry,
 )
 from shmm.mm.shootdown cimport flush_tlb_mm_range
 from shmm.mm.spinlock cimport spin_lock, spin_lock_nested, spin_unlock
@@ -59,25 +60,12 @@ cdef inline bint may_move_tables(vcpu_t *c, mm_t *mm) noexcept nogil:
     return ld32_relaxed(&mm.users) == 1
 
 
-cdef inline a64 *pmd_entry_alloc(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
-    """The pmd entry for addr, empty or not; NULL: out of memory."""
-    cdef u32 table = get32(&mm.pgd)
-    cdef u32 level = PGD
-    cdef a64 *entry
-    while level > PMD:
-        entry = table_entry(c, table, entry_index(addr, level))
-        if get_entry(entry) == 0 and not install_table(c, mm, entry, level - 1):
-            return NULL
-        table = pte_pfn(get_entry(entry))
-        level -= 1
-    return table_entry(c, table, entry_index(addr, PMD))
-
-
 cdef inline bint move_pmd(vcpu_t *c, mm_t *mm, a64 *old_pmd, u64 old, u64 new) noexcept nogil:
     """Both addresses at a boundary of 2 MiB.  False: it cannot be done so."""
     cdef a64 *new_pmd = pmd_entry_alloc(c, mm, new)
     cdef u64 pmd = get_entry(old_pmd)
-    cdef bint locked = c.g.fast_mremap == SHMM_FAST_MREMAP_LOCKED and not mutant(SHMM_M_MREMAP_PMD_MOVE)
+    cdef bint locked = (c.g.fast_mremap == SHMM_FAST_MREMAP_LOCKED and not mutant(SHMM_M_MREMAP_PMD_MOVE)
+                        and not pmd_trans_huge(pmd))
     if new_pmd == NULL or get_entry(new_pmd) != 0:
         return False
     spin_lock(c, &mm.page_table_lock)           # as every change of a pmd entry that others may be installing
@@ -135,6 +123,7 @@ cdef inline u64 move_page_tables(vcpu_t *c, mm_t *mm, u64 old, u64 new, u64 leng
     length, or less when memory for a table is out; what it moved until then stays where it is."""
     cdef u64 done = 0
     cdef u64 step
+    cdef bint huge
     cdef a64 *pmd
     cdef a64 *to
     while done < length:
@@ -144,8 +133,11 @@ cdef inline u64 move_page_tables(vcpu_t *c, mm_t *mm, u64 old, u64 new, u64 leng
             continue
         step = min(end_of_entry(old + done, old + length, PMD) - old,
                    end_of_entry(new + done, new + length, PMD) - new) - done
-        if get_entry(pmd) != 0 and not (tables and step >> SHMM_PMD_SHIFT
+        huge = pmd_trans_huge(get_entry(pmd))   # no speculator uses one
+        if get_entry(pmd) != 0 and not ((tables or huge) and step >> SHMM_PMD_SHIFT
                                         and move_pmd(c, mm, pmd, old + done, new + done)):
+            if huge:
+                split_huge_pmd(c, mm, pmd, old + done)
             to = pmd_alloc(c, mm, new + done)
             if to == NULL:
                 return done

@@ -120,4 +120,33 @@ CHECK_CALL void check_copy(void *to, const void *from, uint32_t size)
 				content_store(target + at, check_peek(source + at, 8));
 		}
 }
+
+/* A whole table is looked through in one step: it holds still.  What is found is the newest, in every model. */
+CHECK_CALL uint32_t check_find(const void *page, uint32_t i)
+{
+	uint32_t offset = check_offset(page);
+
+	if (chk.on) {
+		bulk_begin(page);
+		check_trace(SHMM_LD_RELAXED, offset, 0, 0, i);
+	}
+	while (i < 512 && check_peek(offset + i * 8, 8) == 0)
+		i++;
+	return i;
+}
+
+CHECK_CALL void check_fill(void *page, uint64_t first, uint64_t step)
+{
+	uint32_t offset;
+
+	if (!chk.on) {
+		for (uint32_t i = 0; i < 512; i++)
+			((uint64_t *)page)[i] = first + i * step;
+		return;
+	}
+	offset = bulk_begin(page);
+	check_trace(SHMM_ST_RELAXED, offset, 0, 0, first);
+	for (uint32_t i = 0; i < 512; i++)
+		content_store(offset + i * 8, first + i * step);
+}
 #endif

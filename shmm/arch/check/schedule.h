@@ -166,6 +166,16 @@ static void check_lock_order(uint32_t offset, uint32_t rank, int nested)
 	}
 }
 
+/* PREEMPT_RT: a lock whose waiters sleep is about to be waited for. */
+static void check_rt_rules(uint32_t offset)
+{
+	if (!chk.rooms.irqs_on(chk.id))
+		check_violate("preempt-rt", "waits for a sleeping lock with interrupts off", offset);
+	for (uint32_t i = 0; i < chk.me->nheld; i++)
+		if (chk.me->held[i].rank & LOCK_SPINS)
+			check_violate("preempt-rt", "waits for a sleeping lock with a raw spinlock held", offset);
+}
+
 CHECK_CALL void check_lockdep(const void *lock, int event)
 {
 	uint32_t offset = check_offset(lock), rank, i;
@@ -182,7 +192,9 @@ CHECK_CALL void check_lockdep(const void *lock, int event)
 			}
 		check_violate("lock-order", "gives back a lock that it does not hold", offset);
 	}
-	if (event == SHMM_LOCK_WAIT || event == SHMM_LOCK_NESTED)
+	if (event == SHMM_LOCK_SLEEPS)
+		check_rt_rules(offset);
+	if (event != SHMM_LOCK_TRIED)
 		check_lock_order(offset, rank, event == SHMM_LOCK_NESTED);
 	lock_push(offset, rank);
 }

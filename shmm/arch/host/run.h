@@ -10,7 +10,7 @@ static int64_t host_execute(host_block_t *c, host_block_t *b, const shmm_insn_t 
 {
 	uint64_t addr = i->addr + c->reg[i->base];
 	uint64_t length = i->len + c->reg[i->len_reg];
-	int place = host_head()->running != HOST_PLACE_NONE;
+	int place = host_head()->threaded || host_head()->running != HOST_PLACE_NONE;
 	host_note(&c->doing, i->op);
 	if (i->op >= SHMM_OP_LOAD && i->op <= SHMM_OP_TOUCH)
 		return place ? host_access(c, b, i, addr, length) : -EINVAL;
@@ -140,7 +140,6 @@ __attribute__((noreturn)) static void host_threads(void)
 {
 	host_head_t *h = host_head();
 	unsigned long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM;
-	h->running = 1;
 	for (uint32_t cpu = 1; cpu < h->cpus; cpu++) {
 		long err = raw_clone(flags, host_stack_top(host_block(cpu)), host_thread, host_block(cpu));
 		if (err < 0) {

@@ -67,13 +67,13 @@ static void host_enter(enum host_switch how, uint32_t number)
 {
 	host_head_t *h = host_head();
 	host_block_t *b = host_block(number);
+	h->running = number;                    /* before it begins, and says where it goes from there */
 	long err = how == HOST_FRESH ? host_spawn(number, 0) : 0;
 	if (err < 0) {
 		h->error = (uint32_t)-err;
 		host_put(&h->status, HOST_REFUSED);
 		return;
 	}
-	h->running = number;
 	if (!host_is_child(b->pid)) {           /* it died before anyone knew it: its fork lacked what executes it */
 		h->dead_block = number;
 		host_put(&h->status, HOST_DESTROYED);
