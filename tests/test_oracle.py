@@ -53,7 +53,8 @@ def program(*lines: str):
     return Program.parse("\n".join(f"{line} opf=MAY_FAIL" for line in lines)).array()
 
 
-SHARED_PAGE = program(f"MMAP prot=3 flags=0x32 addr={A:#x} len=0x2000", f"STORE addr={A:#x} value=5", f"LOAD addr={A:#x}")
+SHARED_PAGE = program(f"MMAP prot=3 flags=0x32 addr={A:#x} len=0x2000", f"STORE addr={A:#x} value=5",
+                      f"LOAD addr={A:#x}")
 
 
 # ---- both sides agree --------------------------------------------------------------------------------------
@@ -97,7 +98,8 @@ def test_what_is_generated_covers_what_there_is(judge, monkeypatch):
     result = campaign.work(campaign.Task(2, 0, 60, ("spf",)), lambda so_far: None)
     assert result["divergences"] == []
     seen = result["coverage"]
-    wanted = ["results/MMAP ok", "results/MMAP EEXIST", "results/MMAP EINVAL", "results/MMAP EBADF", "results/MUNMAP ok",
+    wanted = ["results/MMAP ok", "results/MMAP EEXIST", "results/MMAP EINVAL", "results/MMAP EBADF",
+              "results/MUNMAP ok",
               "results/MPROTECT ok", "results/MPROTECT ENOMEM", "results/MADVISE ok", "results/MADVISE ENOMEM",
               "results/BRK ok", "results/FORK ok", "results/MM ok", "results/MREMAP ok", "results/STORE faults",
               "results/STORE ok", "results/STORE SIGSEGV", "results/TOUCH SIGBUS", "flags/MMAP GROWSDOWN",

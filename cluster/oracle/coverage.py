@@ -70,7 +70,7 @@ def met(record: Any, value: int, before: Sequence[Area], after: Sequence[Area]) 
         return Counter()
     end = start + (int(record["len"]) + PAGE - 1) // PAGE * PAGE
     now = next((area for area in after if area.start <= start < area.end), None)
-    if now is None or not new and now in before:
+    if now is None or (not new and now in before):
         return Counter()
     left, right = now.start < start, now.end > end
     how = "both" if left and right else "previous" if left else "next" if right else "none"

@@ -15,7 +15,16 @@ from typing import Any
 from hypothesis import strategies as st
 
 from shmm.cluster.oracle.programs import (
-    ARENA, ARENA_PAGES, FILES, HEAP, MAX_OPERATIONS, PAGE, SPANS, STACK_PAGES, STACKS, Operation,
+    ARENA,
+    ARENA_PAGES,
+    FILES,
+    HEAP,
+    MAX_OPERATIONS,
+    PAGE,
+    SPANS,
+    STACK_PAGES,
+    STACKS,
+    Operation,
 )
 from shmm.program import WRITE
 
@@ -179,13 +188,6 @@ def mremap(draw: Any) -> Operation:
     return "MREMAP", fields | {"count": new, "flags": flags, "aux": aux, "dst": dst}
 
 
-def truncate(draw: Any) -> Operation:
-    """ftruncate."""
-    file = draw(st.integers(1, len(FILES)))
-    size = draw(st.integers(0, FILES[file - 1][0])) * PAGE
-    return "TRUNCATE", {"value": file, "aux": size + draw(st.sampled_from((0, 0, 100)))}
-
-
 def spot(draw: Any) -> dict[str, int]:
     """addr and base of an access."""
     if sometimes(draw, 16):
@@ -224,15 +226,15 @@ def move(draw: Any) -> Operation:
 
 
 WEIGHTS = {
-    mmap_at: 9, store: 6, touch: 7, load: 4, munmap: 2, mprotect: 6, mmap_anywhere: 2, madvise: 6, brk: 2, fork: 1, move: 1,
+    mmap_at: 9, store: 6, touch: 7, load: 4, munmap: 2, mprotect: 6, mmap_anywhere: 2, madvise: 6, mremap: 5, brk: 2,
+    fork: 2, move: 1,
 }
-LATER: dict[Any, int] = {mremap: 5}
 
 
 @st.composite
 def operation(draw: Any, only: Sequence[str] | None = None) -> Operation:
     """One operation."""
-    choices = [make for make, weight in (WEIGHTS | LATER).items() for _ in range(weight)
+    choices = [make for make, weight in WEIGHTS.items() for _ in range(weight)
                if only is None or make.__name__ in only]
     chosen = draw(st.integers(0, len(choices)))
     return ("NOP", {}) if chosen == 0 else choices[chosen - 1](draw)
