@@ -2,8 +2,8 @@
 
 Breaking one rule at a time makes these fail (seen once each, in shmm/mm):
 
-    speculation does not ask for an anon_vma     test_kept_programs_agree[anon-vma-refused]
-    merging ignores anon_vmas                    test_kept_programs_agree[anon-vma-merge] and [fork-child-merge]
+    speculation does not ask for an anon_vma     test_kept_programs_agree[anon-vma-refused] and [anon-vma-merge]
+    merging ignores anon_vmas                    test_kept_programs_agree[anon-vma-merge]
     a broken share is not copied                 test_kept_programs_agree[cow-contents]
 """
 
