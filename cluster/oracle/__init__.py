@@ -3,7 +3,7 @@
     programs.py  where programs work, and their records       generate.py  what Hypothesis draws
     real.py      executes one on the host's kernel            emulate.py   and one on the native engine
     outcome.py   what came of it        compare.py  differences, in words        judge.py  all of that, for one program
-    search.py    finds a program that differs, and shortens it                   campaign.py  many searches, side by side
+    search.py    finds a program that differs, and shortens it                   campaign.py  many searches at once
     coverage.py  what was executed      kept.py  programs as files               table.py     what people see
 """
 

@@ -41,7 +41,7 @@ def judge_of(schemes: tuple[str, ...]) -> Judge:
 
 def work(task: Task, tell: Callable[[int], None]) -> dict[str, Any]:
     """A worker's work: what came of a task."""
-    from shmm.cluster.oracle.search import Search       # and with it Hypothesis
+    from shmm.cluster.oracle.search import Search  # and with it Hypothesis
 
     judge = judge_of(task.schemes)
     search = Search(judge)

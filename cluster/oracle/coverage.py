@@ -2,7 +2,7 @@
 
     results   each operation with each of its results: MMAP ok, MMAP EEXIST, STORE SIGSEGV, ...
     flags     of the mmap and mremap calls that succeeded, each flag; of madvise, each advice
-    merges    of mappings made and of ranges changed, how they met their neighbours (of every 25th program, which the
+    merges    of mappings made and of ranges changed, how they met their neighbours (of every 15th program, which the
               native engine executes record by record)"""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shmm.cluster.oracle.outcome import Area
 from shmm.cluster.oracle.programs import FILES, PAGE
 from shmm.program import OP
 
-EVERY: Final = 25
+EVERY: Final = 15
 SECTIONS: Final = ("results", "flags", "merges")
 MMAP_FLAGS: Final = {
     "SHARED": 1, "PRIVATE": 2, "FIXED": 0x10, "ANONYMOUS": 0x20, "GROWSDOWN": 0x100, "LOCKED": 0x2000,
@@ -48,7 +48,8 @@ def count(verdict: Verdict, judge: Judge | None) -> Counter[str]:
 
 
 def merges(verdict: Verdict, judge: Judge) -> Counter[str]:
-    """How mappings met their neighbours, seen from the maps before and after each record."""
+    """How mappings met their neighbours, seen from the maps before and after each record.  (A mapping that replaces a
+    part of its like meets both.)"""
     seen = Counter[str]()
     engine = next(iter(judge.engines.values()))
     before: Sequence[Area] = ()
@@ -69,7 +70,7 @@ def met(record: Any, value: int, before: Sequence[Area], after: Sequence[Area]) 
         return Counter()
     end = start + (int(record["len"]) + PAGE - 1) // PAGE * PAGE
     now = next((area for area in after if area.start <= start < area.end), None)
-    if now is None or now in before:
+    if now is None or (not new and now in before):
         return Counter()
     left, right = now.start < start, now.end > end
     how = "both" if left and right else "previous" if left else "next" if right else "none"

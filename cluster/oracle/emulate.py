@@ -17,7 +17,7 @@ from shmm import _fast
 from shmm.cluster.oracle.outcome import FILE, ZERO, Area, Outcome, Start
 from shmm.layout import CONSTANTS
 from shmm.maps import areas
-from shmm.program import EXPECT, MAY_FAIL, OP, Program, check_records
+from shmm.program import EXPECT, Program, check_records
 from shmm.segment import Geometry, Segment
 
 PAGE: Final = CONSTANTS["PAGE_SIZE"]
@@ -30,7 +30,7 @@ READ, WRITE, EXEC = 1, 2, 4
 SHARED, PRIVATE, FIXED, ANONYMOUS, GROWSDOWN = 1, 2, 0x10, 0x20, 0x100
 
 
-class SeedError(Exception):
+class SeedError(RuntimeError):
     """The emulated address space could not be made as the host's is: nothing can be compared."""
 
 
@@ -46,7 +46,6 @@ class Emulated:
         self.cpu = _fast.Cpu(self.segment.address, 0)
         self.names: dict[int, str] = {}
         self.inside = [(area.start, area.end) for area in start.areas]
-        self._seeded = False
 
     def close(self) -> None:
         """Unmaps the segment."""
@@ -61,8 +60,6 @@ class Emulated:
         self._write(prefix, program, loaded)
         if self.cpu.run() < 0 and not self._ended_in_program(len(prefix)):
             raise SeedError(self._failure(prefix))
-        if not self._seeded:
-            self._seeded = True
         outcome = self._outcome(len(prefix), program, loaded)
         outcome.broken += self._tear_down()
         return outcome

@@ -15,7 +15,16 @@ from typing import Any
 from hypothesis import strategies as st
 
 from shmm.cluster.oracle.programs import (
-    ARENA, ARENA_PAGES, FILES, HEAP, MAX_OPERATIONS, PAGE, SPANS, STACK_PAGES, STACKS, Operation,
+    ARENA,
+    ARENA_PAGES,
+    FILES,
+    HEAP,
+    MAX_OPERATIONS,
+    PAGE,
+    SPANS,
+    STACK_PAGES,
+    STACKS,
+    Operation,
 )
 from shmm.program import WRITE
 
@@ -42,9 +51,10 @@ def sometimes(draw: Any, one_in: int) -> bool:
 
 def place(draw: Any, registers: bool = True) -> tuple[dict[str, int], int, int]:
     """(fields for an address, its first page, how many pages may follow it there)."""
-    where = draw(st.sampled_from((0,) * 24 + ("stack",) + (tuple(SPANS) if registers else ())))
+    where = draw(st.sampled_from((0,) * 28 + ("stack",) + (tuple(SPANS) if registers else ())))
     if where == 0:
-        first = draw(st.integers(0, ARENA_PAGES - 1))
+        # often at one of a few borders, so that what was cut apart may be joined again
+        first = draw(st.integers(0, ARENA_PAGES - 1)) if draw(st.booleans()) else 4 * draw(st.integers(0, 7))
         return {"addr": ARENA + first * PAGE}, first, ARENA_PAGES - first
     if where == "stack":
         first = draw(st.sampled_from((300, 299, 290, 310, 40, 43, 45, 200)))
@@ -57,6 +67,8 @@ def target(draw: Any, most: int = 12) -> dict[str, int]:
     """addr, base and len of an operation on a range; rarely what no call accepts."""
     fields, _, room = place(draw)
     pages = draw(st.integers(1, min(most, room)))
+    if "base" not in fields and draw(st.booleans()):
+        pages = min(room, (pages + 3) // 4 * 4)
     if sometimes(draw, 20):
         pages = room
     length = pages * PAGE
@@ -73,7 +85,7 @@ def target(draw: Any, most: int = 12) -> dict[str, int]:
 
 def protection(draw: Any) -> int:
     """Most are what programs ask for."""
-    return int(draw(st.sampled_from((RW, RW, RW, R, RW, RW, NONE, R, RX, W, RWX, RW, 4, 6, RW))))
+    return int(draw(st.sampled_from((RW,) * 12 + (R, R, RX, RWX, NONE, W, 4, 6))))
 
 
 def backing(draw: Any) -> tuple[int, int, int]:
@@ -116,9 +128,9 @@ def mmap_at(draw: Any) -> Operation:
     return "MMAP", fields | {"prot": prot, "flags": flags | mmap_extra(draw), "value": file, "aux": offset}
 
 
-def mmap_anywhere(draw: Any) -> Operation:
+def mmap_anywhere(draw: Any, dst: int = 0) -> Operation:
     """A mapping where the kernel puts it, known by a register afterwards."""
-    dst = draw(st.sampled_from((1, 2, 1, 2, 3, 3, 6, 4, 5)))
+    dst = dst or draw(st.sampled_from((1, 2, 1, 2, 3, 3, 6, 4, 5)))
     flags, file, offset = backing(draw)
     pages = SPANS[dst]
     prot = protection(draw)
@@ -176,13 +188,6 @@ def mremap(draw: Any) -> Operation:
     return "MREMAP", fields | {"count": new, "flags": flags, "aux": aux, "dst": dst}
 
 
-def truncate(draw: Any) -> Operation:
-    """ftruncate."""
-    file = draw(st.integers(1, len(FILES)))
-    size = draw(st.integers(0, FILES[file - 1][0])) * PAGE
-    return "TRUNCATE", {"value": file, "aux": size + draw(st.sampled_from((0, 0, 100)))}
-
-
 def spot(draw: Any) -> dict[str, int]:
     """addr and base of an access."""
     if sometimes(draw, 16):
@@ -221,15 +226,15 @@ def move(draw: Any) -> Operation:
 
 
 WEIGHTS = {
-    mmap_at: 9, store: 6, touch: 7, load: 4, munmap: 3, mprotect: 6, mmap_anywhere: 2, madvise: 6, brk: 2, fork: 1, move: 1,
+    mmap_at: 9, store: 6, touch: 7, load: 4, munmap: 2, mprotect: 6, mmap_anywhere: 2, madvise: 6, mremap: 5, brk: 2,
+    fork: 2, move: 1,
 }
-LATER: dict[Any, int] = {mremap: 5}
 
 
 @st.composite
 def operation(draw: Any, only: Sequence[str] | None = None) -> Operation:
     """One operation."""
-    choices = [make for make, weight in (WEIGHTS | LATER).items() for _ in range(weight)
+    choices = [make for make, weight in WEIGHTS.items() for _ in range(weight)
                if only is None or make.__name__ in only]
     chosen = draw(st.integers(0, len(choices)))
     return ("NOP", {}) if chosen == 0 else choices[chosen - 1](draw)
@@ -249,7 +254,7 @@ def beginning(draw: Any) -> list[Operation]:
                              "flags": PRIVATE | ANONYMOUS | FIXED | GROWSDOWN}))
     if sometimes(draw, 3):
         out.append(("BRK", {"addr": 30 * PAGE, "base": HEAP}))
-    out += [mmap_anywhere(draw) for _ in range(draw(st.integers(0, 4)))]
+    out += [mmap_anywhere(draw, dst) for dst in SPANS if draw(st.booleans())]
     return out
 
 

@@ -48,12 +48,11 @@ class Judge:
     def __call__(self, program: NDArray[Any]) -> Verdict:
         """Executes the program everywhere.  Raises HostError if the host did not come to its end."""
         host = self.real.execute(program, FILES)
+        verdicts = []
         for scheme, engine in self.engines.items():
             native = engine.execute(program, FILES, host.loaded)
-            differences = compare(program, host, native)
-            if differences:
-                break
-        return Verdict(program, host, native, scheme, differences)
+            verdicts.append(Verdict(program, host, native, scheme, compare(program, host, native)))
+        return next((verdict for verdict in verdicts if verdict.differences), verdicts[-1])
 
     def close(self) -> None:
         """Ends the host's process and unmaps the segments."""

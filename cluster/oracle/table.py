@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-COLUMNS = 4
+COLUMNS = 3
 
 
 def show(document: dict[str, Any], out: Console, coverage: bool = False) -> None:
@@ -22,7 +22,7 @@ def show(document: dict[str, Any], out: Console, coverage: bool = False) -> None
             out.print(f"{section}:", style="bold")
             cells = [f"{name} {count:,}" for name, count in counts.items()]
             for at in range(0, len(cells), COLUMNS):
-                out.print("  " + "".join(f"{cell:<31}" for cell in cells[at : at + COLUMNS]).rstrip(), markup=False)
+                out.print("  " + "".join(f"{cell:<34}" for cell in cells[at : at + COLUMNS]).rstrip(), markup=False)
     for warning in document["warnings"]:
         out.print(f"warning: {warning}", style="yellow", markup=False)
     out.print(summary(document), style="bold red" if document["divergences"] else "bold", markup=False, soft_wrap=True)

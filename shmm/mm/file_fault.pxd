@@ -92,8 +92,12 @@ cdef inline u32 do_cow_fault(vcpu_t *c, vm_fault_t *vmf, u32 page) noexcept nogi
 
 
 cdef inline u32 fault_beyond_end(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
-    """There is no such page; but a read fault maps its neighbours before it asks for its own page, and they stay."""
-    if not vmf.flags & FAULT_WRITE and c.g.fault_around > 1:
+    """There is no such page.  But before a fault asks for its page, a read maps the neighbours, which stay, and a write
+    to a private mapping sees to the anon_vma, which decides what merges and what fork copies."""
+    if vmf.flags & FAULT_WRITE:
+        if not vmf.vma.flags & SHMM_VM_SHARED and not anon_vma_prepare(c, vmf.mm, vmf.vma.vma):
+            return VM_FAULT_OOM
+    elif c.g.fault_around > 1:
         pte_map_lock(c, vmf)
         do_fault_around(c, vmf)
         pte_unmap_unlock(vmf)
