@@ -13,9 +13,10 @@ from shmm.program import OP
 from shmm.segment import Geometry, Segment, SegmentError
 
 SCHEMES = ("mmap_lock", "spf")
-ENGINES = ("native", "sim")
-SECONDS = {"native": 2.0, "sim": 0.002}         # measured by default, on the engine's clock
-IPIS = {"native": "mailbox", "sim": "signal"}   # a simulated CPU has a core: requests interrupt it
+HOST = "host"                   # an engine, and what it calls the one scheme that its kernel has
+ENGINES = ("native", "sim", HOST)
+SECONDS = {"native": 2.0, "sim": 0.002, HOST: 2.0}        # measured by default, on the engine's clock
+IPIS = {"native": "mailbox", "sim": "signal", HOST: ""}   # a simulated CPU has a core: requests interrupt it
 START_METHODS = ("fork", "forkserver")
 RECORDS_PER_LINE = 8            # result words of 8 bytes on a line of 64
 
@@ -50,6 +51,8 @@ class Config:
     def __post_init__(self) -> None:
         object.__setattr__(self, "seconds", self.seconds or SECONDS[self.engine])
         object.__setattr__(self, "ipi", self.ipi or IPIS[self.engine])
+        if self.engine == HOST:
+            object.__setattr__(self, "scheme", HOST)
 
     @property
     def warmup_seconds(self) -> float:
@@ -83,6 +86,7 @@ class Job:
     vmas: int = 1024                    # mappings at once, of all address spaces
     regions: int | None = None          # see Geometry.for_run
     mms: int = 1
+    swap_pages: int = 0
     huge: int = 0                       # huge pages, on top of the data frames
     finite: bool = False                # the programs end by themselves
     bytes_per_cpu: int = 0              # what one task maps, and in the original; for the report
@@ -94,7 +98,7 @@ class Job:
         return Geometry.for_run(
             len(self.programs), self.frames, mms=self.mms, vmas=self.vmas, regions=self.regions,
             files=len(self.files) + 1, file_pages=sum(pages for pages, _ in self.files),
-            insns=self.insns() + 1, huge=self.huge,
+            insns=self.insns() + 1, swap_pages=self.swap_pages, huge=self.huge,
         )
 
     def places_itself(self, cpu: int) -> bool:

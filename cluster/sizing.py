@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from shmm.cluster import topology, workloads
-from shmm.cluster.config import Config, Job
+from shmm.cluster.config import HOST, Config, Job
 from shmm.cluster.workloads import PAGE, Task, WorkloadError
 from shmm.segment import FRAMES_PER_CPU, TABLE_PAGES
 
@@ -31,9 +31,17 @@ def frame_budget(cpus: int) -> int:
     return max(0, min(budget, spare)) // PAGE
 
 
-def simulated_budget() -> int:
+def simulated_budget(cpus: int) -> int:
     """Frames for the tasks' data on the sim engine, in a quarter of the free memory: points run side by side."""
     return min(SIMULATED_PAGES, memory_available() // 4 // SIMULATED_PAGE)
+
+
+def host_budget(cpus: int) -> int:
+    """Pages for the tasks' data on the host's own kernel: all that a machine can well spare."""
+    return memory_available() // 2 // PAGE
+
+
+BUDGETS = {"native": frame_budget, "sim": simulated_budget, HOST: host_budget}
 
 
 def memory_available() -> int:
@@ -70,7 +78,7 @@ def job_for(config: Config) -> Job:
     original = getattr(workload, "memsize", workloads.MEMSIZE)
     frames = _frames(workload)
     if config.size is None:
-        budget = frame_budget(config.cpus) if config.engine == "native" else simulated_budget()
+        budget = BUDGETS[config.engine](config.cpus)
         pages = pages_per_task(config.cpus, original, frames, budget)
     else:
         pages = config.size // PAGE

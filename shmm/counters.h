@@ -8,7 +8,9 @@
 	X(pgfault)                      /* handle_mm_fault entries: an abort past entry counts twice */   \
 	X(user_faults)                  /* exceptions from user mode: once per fault */                   \
 	X(faults_classic)               /* faults that took the mmap lock */                              \
+	X(gup_faults)                   /* taken by the kernel to populate; min_flt counts them too */       \
 	X(faults_segv) X(faults_sigbus) X(faults_oom)                                                     \
+	X(stack_growths)                /* faults that made a VMA grow downwards */                        \
 	X(spf_attempt) X(spf_abort) X(spf_success)                                                        \
 	X(SPF_ABORT_ODD) X(SPF_ABORT_UNMAPPED) X(SPF_ABORT_NO_SPECULATE) X(SPF_ABORT_VMA_COPY)            \
 	X(SPF_ABORT_ACCESS_ERROR) X(SPF_ABORT_PUD) X(SPF_ABORT_PMD) X(SPF_ABORT_ANON_VMA)                 \
@@ -16,12 +18,19 @@
 	X(SPF_ABORT_PTE_MAP_LOCK_SEQ2) X(SPF_ABORT_USERFAULTFD) X(SPF_ABORT_FAULT) X(SPF_ABORT_SWAP)      \
 	X(SPF_ATTEMPT_ANON) X(SPF_ATTEMPT_NUMA) X(SPF_ATTEMPT_PTE) X(SPF_ATTEMPT_WP)                      \
 	X(syscalls) X(mmap) X(munmap) X(mprotect) X(brk) X(madvise) X(fork)                               \
+	X(mremap)                                                                                         \
+	X(ptes_moved) X(pmds_moved)     /* by mremap: one at a time, and tables whole */                  \
 	X(probe_speculated)             /* look-ups of a VMA that took no lock */                         \
 	X(probe_locked)                 /* and those that took the mmap lock */                           \
 	X(pgalloc) X(pgfree)            /* frames taken and given back, tables included */                \
 	X(nr_page_table_pages)          /* tables allocated minus freed */                                \
 	X(pgreuse)                      /* write-protect faults that kept their page */                   \
 	X(pgcopy)                       /* and those that copied it */                                    \
+	X(pgmajfault)                   /* faults that read from swap */                                  \
+	X(pswpin) X(pswpout)            /* pages read from swap, and written */                           \
+	X(numa_pte_updates)             /* ptes that were made hints for NUMA balancing */                \
+	X(numa_hint_faults) X(numa_hint_faults_local)                                                     \
+	X(numa_pages_migrated) X(pgmigrate_success) X(pgmigrate_fail)                                     \
 	X(thp_fault_alloc)              /* faults that mapped a huge page */                              \
 	X(thp_fault_fallback)           /* and those that wanted one and found none */                    \
 	X(thp_collapse_alloc) X(thp_collapse_alloc_failed)                                                \
@@ -37,6 +46,14 @@
 	X(rwsem_read_fast) X(rwsem_read_slow) X(rwsem_read_sleep)                                         \
 	X(rwsem_write_fast) X(rwsem_write_slow) X(rwsem_write_spin) X(rwsem_write_sleep) X(rwsem_handoff) \
 	X(ptl_contended) X(spinlock_queued)     /* waits in line for a spinlock */                        \
+	X(notifier_trylock_failed)      /* speculative copies given up for it: nameless in the series */  \
+	X(mmu_notifier_register)        /* clients that registered */                                     \
+	X(mmu_notifier_invalidate)      /* ranges that a registered client was told of */                 \
+	X(secondary_hit)                /* accesses of a secondary MMU through a translation it had */    \
+	X(secondary_fill) X(secondary_retry)    /* translations it made, or not: one was being taken away */ \
+	X(secondary_stale)              /* broken promises (I7) */                                        \
+	X(rt_lock_sleep)                /* waits for a spinlock that sleep, with PREEMPT_RT */            \
+	X(rt_atomic_sleep)              /* spinlocks waited for with interrupts off, with PREEMPT_RT (I8) */ \
 	X(rcu_grace_periods) X(rcu_callbacks) X(rcu_backpressure)                                         \
 	X(violations)                   /* invariants found broken while running (--paranoid) */          \
 	X(unexpected)                   /* operations whose result was not the expected one */

@@ -9,13 +9,17 @@ from libc.string cimport memset
 from shmm cimport layout as L
 from shmm.arch.arch cimport get32, get64, i64, ld32_relaxed, ld64_relaxed, now_ns, put64, st32_relaxed, u8, u32, u64
 from shmm.exec.interpreter cimport run_program, run_t
+from shmm.exec.secondary cimport secondary_access
 from shmm.exec.syscall cimport (
-    sys_brk, sys_exec, sys_exit, sys_fork, sys_gup, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_munmap,
+    sys_brk, sys_exec, sys_exit, sys_fork, sys_gup, sys_join, sys_madvise, sys_map_special, sys_mmap, sys_mprotect,
+    sys_mremap, sys_munmap, sys_notifier, sys_switch, user_numa_work,
 )
 from shmm.exec.user cimport user_copy, user_load, user_probe, user_store
 from shmm.layout cimport seg_t, vcpu_t, vcpu_bind
 from shmm.mm.boot cimport segment_format, segment_layout
 from shmm.mm.call_rcu cimport rcu_barrier
+from shmm.mm.check_rt cimport check_I8
+from shmm.mm.check_secondary cimport check_I7
 from shmm.mm.file cimport file_free_pages, file_new
 from shmm.mm.frame cimport drain_frames
 from shmm.mm.invariants cimport (
@@ -43,10 +47,11 @@ cdef extern from "layout_fields.h" nogil:
     const char *const shmm_counter_names[1]
     const char *const shmm_op_names[1]
 
-GEOMETRY = ("ncpu", "nmm", "nvma", "nanon", "nfile", "ncache", "nframe", "ninsn", "nhuge")
+GEOMETRY = ("ncpu", "nmm", "nvma", "nanon", "nfile", "ncache", "nframe", "ninsn", "nswap", "nhuge")
 POLICY = ("scheme", "walk_policy", "table_free_policy", "ipi_policy", "force_speculation", "zeroing", "paranoid",
-          "fault_around", "shared_core", "queued_spinlocks", "thp", "collapse_policy", "rcu_poll_every",
-          "nnode")
+          "fault_around", "shared_core", "queued_spinlocks", "rcu_poll_every", "nnode", "stack_growth", "thp_align",
+          "max_map_count", "rlimit_as", "rlimit_stack", "totalram", "mmu_notifier", "preempt_rt", "vma_free_policy",
+          "vma_tree", "thp", "collapse_policy", "fast_mremap")
 
 
 def layout_fields():
@@ -88,7 +93,10 @@ def constants():
         "SIGBUS": L.SHMM_SIGBUS, "STOPPED": L.SHMM_STOPPED,
         "IRQ_OFF": L.SHMM_IRQ_OFF, "KERNEL": L.SHMM_KERNEL, "ASLEEP": L.SHMM_ASLEEP,
         "VM_READ": L.SHMM_VM_READ, "VM_WRITE": L.SHMM_VM_WRITE, "VM_EXEC": L.SHMM_VM_EXEC,
-        "VM_SHARED": L.SHMM_VM_SHARED, "VM_MAYSHARE": L.SHMM_VM_MAYSHARE,
+        "VM_SHARED": L.SHMM_VM_SHARED, "VM_MAYSHARE": L.SHMM_VM_MAYSHARE, "VM_MAYREAD": L.SHMM_VM_MAYREAD,
+        "VM_MAYWRITE": L.SHMM_VM_MAYWRITE, "VM_MAYEXEC": L.SHMM_VM_MAYEXEC, "VM_GROWSDOWN": L.SHMM_VM_GROWSDOWN,
+        "VM_ACCOUNT": L.SHMM_VM_ACCOUNT, "VM_LOCKED": L.SHMM_VM_LOCKED, "VM_PFNMAP": L.SHMM_VM_PFNMAP,
+        "VM_IO": L.SHMM_VM_IO, "VM_DONTEXPAND": L.SHMM_VM_DONTEXPAND, "VM_DONTDUMP": L.SHMM_VM_DONTDUMP,
         "OPF_EXPECT": L.SHMM_OPF_EXPECT, "OPF_MAY_FAIL": L.SHMM_OPF_MAY_FAIL, "OPF_WRITE": L.SHMM_OPF_WRITE,
         "OPF_COUNT": L.SHMM_OPF_COUNT, "REGS": L.SHMM_REGS,
     }
@@ -97,14 +105,17 @@ def constants():
 cdef int fill_header(seg_t *g, geometry, policy) except -1:
     cdef dict p = {"scheme": 0, "walk_policy": 0, "table_free_policy": 0, "ipi_policy": 0, "force_speculation": 0,
                    "zeroing": 1, "paranoid": 0, "fault_around": 16, "shared_core": 0, "queued_spinlocks": 0,
-                   "thp": 0, "collapse_policy": 0,
-                   "rcu_poll_every": 64, "nnode": 1, "cpu_node": b""}
+                   "rcu_poll_every": 64, "nnode": 1, "cpu_node": b"", "stack_growth": 0, "thp_align": 0,
+                   "max_map_count": L.SHMM_MAX_MAP_COUNT, "rlimit_as": 0, "rlimit_stack": L.SHMM_RLIMIT_STACK,
+                   "totalram": 0, "mmu_notifier": 0, "preempt_rt": 0, "vma_free_policy": 0, "vma_tree": 0, "thp": 0,
+                   "collapse_policy": 0, "fast_mremap": 0}
     p.update(policy)
-    (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn, g.nhuge) = [
+    (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn, g.nswap, g.nhuge) = [
         geometry.get(k, 0) for k in GEOMETRY]
     (g.scheme, g.walk_policy, g.table_free_policy, g.ipi_policy, g.force_speculation, g.zeroing, g.paranoid,
-     g.fault_around, g.shared_core, g.queued_spinlocks, g.thp, g.collapse_policy, g.rcu_poll_every, g.nnode) = [
-        p[k] for k in POLICY]
+     g.fault_around, g.shared_core, g.queued_spinlocks, g.rcu_poll_every, g.nnode, g.stack_growth,
+     g.thp_align, g.max_map_count, g.rlimit_as, g.rlimit_stack, g.totalram, g.mmu_notifier,
+     g.preempt_rt, g.vma_free_policy, g.vma_tree, g.thp, g.collapse_policy, g.fast_mremap) = [p[k] for k in POLICY]
     for cpu, node in enumerate(p["cpu_node"]):
         g.cpu_node[cpu] = node
     segment_layout(g)
@@ -204,6 +215,16 @@ cdef class Cpu:
         self.wake()
         return self.rest(sys_madvise(&self.c, addr, length, advice))
 
+    def numa(self, u64 addr, u64 length):
+        """A scan for NUMA balancing comes by the range.  0 or a negative errno."""
+        self.wake()
+        return self.rest(user_numa_work(&self.c, addr, length))
+
+    def mremap(self, u64 addr, u64 old_len, u64 new_len, u32 flags, u64 new_addr=0):
+        """The new address, or a negative errno."""
+        self.wake()
+        return self.rest(sys_mremap(&self.c, addr, old_len, new_len, flags, new_addr))
+
     def brk(self, u64 addr):
         """The heap's end after the call; the old one if it could not be moved."""
         self.wake()
@@ -218,6 +239,19 @@ cdef class Cpu:
         """1 if a VMA maps addr, else 0: what a uprobe's trap finds out, in the way of the scheme."""
         self.wake()
         return self.rest(user_probe(&self.c, addr))
+
+    def notifier(self, bint registers):
+        """The MMU notifier of the current address space registers or unregisters.  0 or a negative errno."""
+        self.wake()
+        return self.rest(sys_notifier(&self.c, registers))
+
+    def secondary(self, u64 addr, value=None):
+        """The byte at addr, or with a value 0 when it is stored, by way of the secondary MMU; or a negative errno."""
+        cdef u8 byte = value or 0
+        cdef i64 ret
+        self.wake()
+        ret = self.rest(secondary_access(&self.c, addr, 0 if value is None else FAULT_WRITE, &byte))
+        return byte if ret == 0 and value is None else ret
 
     def read(self, u64 addr, u64 n):
         """n bytes, or (negative errno, failing address): -EFAULT is SIGSEGV, -SIGBUS (constants()) SIGBUS."""
@@ -266,6 +300,19 @@ cdef class Cpu:
         """Makes slot mm a copy-on-write copy of the current address space.  0 or a negative errno."""
         self.wake()
         return self.rest(sys_fork(&self.c, mm))
+
+    def switch(self, u32 mm, bint begins=False):
+        """Goes on with a thread of the address space in slot mm, one that begins or one that was there.  0 or a
+        negative errno."""
+        self.wake()
+        return self.rest(sys_switch(&self.c, mm, begins))
+
+    def map_special(self, u64 start, u64 end, u64 flags, u32 file=0, u64 offset=0):
+        """A mapping with exactly these VM_* flags that is merged with nothing; without a file its offset is its
+        address.  0 or a negative errno."""
+        self.wake()
+        return self.rest(sys_map_special(&self.c, start, end, flags, file,
+                                         (offset if file else start) >> L.SHMM_PAGE_SHIFT))
 
     def exit(self):
         """Leaves the current address space; the last CPU out frees it."""
@@ -318,10 +365,10 @@ cdef list tell(u64 bad, breach_t *b):
 
 
 def check(uintptr_t address):
-    """The invariants I1 to I6 (layout.h): one line for each that is broken.  All CPUs stopped."""
+    """The invariants I1 to I8 (layout.h): one line for each that is broken.  All CPUs stopped."""
     cdef Cpu cpu = Cpu(address, 0)
     cdef breach_t b
-    cdef u32 *refs = <u32 *> calloc(max(cpu.c.g.frame_end, cpu.c.g.nanon), sizeof(u32))
+    cdef u32 *refs = <u32 *> calloc(max(cpu.c.g.frame_end + cpu.c.g.nswap, cpu.c.g.nanon), sizeof(u32))
     cdef list out = []
     cdef u32 i
     if refs == NULL:
@@ -343,5 +390,9 @@ def check(uintptr_t address):
     out += tell(check_I5(&cpu.c, &b), &b)
     memset(&b, 0, sizeof(b))
     out += tell(check_I6(&cpu.c, &b), &b)
+    memset(&b, 0, sizeof(b))
+    out += tell(check_I7(&cpu.c, &b), &b)
+    memset(&b, 0, sizeof(b))
+    out += tell(check_I8(&cpu.c, &b), &b)
     free(refs)
     return out

@@ -69,11 +69,14 @@ class Machine:
 
     def __init__(
         self, cpus: int = 4, scheme: str = "spf", *, memory: str | int = "64MiB", walk: str = "irq",
-        table_free: str = "ipi", ipi: str = "mailbox", address_spaces: int = 8, huge_pages: int = 0, **policy: Any,
+        table_free: str = "ipi", ipi: str = "mailbox", address_spaces: int = 8, swap: str | int = 0,
+        huge_pages: int = 0, **policy: Any,
     ) -> None:
         """memory: for data pages, in bytes or as 64MiB; page tables come on top.  address_spaces: how many
-        may exist at once.  huge_pages: set aside on top, for thp="always" and MADV_COLLAPSE.  The policies are
-        those of shmm.policy.resolve_policy; nnode and cpu_node are Segment.create's.
+        may exist at once.  swap: room for what madvise(MADV_PAGEOUT) puts out, a size like memory.  huge_pages: set
+        aside on top of memory, for thp="always" and MADV_COLLAPSE.  The policies are those of
+        shmm.policy.resolve_policy, with stack_growth and thp_align on, as in Linux; nnode and cpu_node are
+        Segment.create's.
 
         Raises ValueError for what makes no machine, SegmentError if /dev/shm is too small."""
         if ipi == "signal":
@@ -81,12 +84,19 @@ class Machine:
         pages = parse_size(memory) // PAGE
         if pages < 1:
             raise ValueError(f"memory {memory!r} is less than a page of {PAGE} bytes")
-        geometry = Geometry.for_run(cpus, pages, mms=address_spaces, vmas=8192, files=255, huge=huge_pages)
+        geometry = Geometry.for_run(cpus, pages, mms=address_spaces, vmas=8192, files=255,
+                                    swap_pages=parse_size(swap) // PAGE, huge=huge_pages)
         geometry = replace(geometry, ncache=4096 + 4 * pages)  # files may be larger than memory
         self.segment = Segment.create(
-            geometry, scheme=scheme, walk=walk, table_free=table_free, ipi=ipi, **policy
+            geometry, scheme=scheme, walk=walk, table_free=table_free, ipi=ipi,
+            **{"stack_growth": 1, "thp_align": 1} | policy
         )
         self._cpus = [_fast.Cpu(self.segment.address, number) for number in range(cpus)]
+        self.mm = 1                         # the address space's number
+        self._origin = self                 # the machine whose CPUs these are, and in it:
+        self._children: dict[int, Machine] = {}     # what fork() returned, by address space
+        self._running = [1] * cpus          # the address space that each CPU runs, 0: none,
+        self._threads = [1] * cpus          # and that of the CPU's own thread
         _checked(self._cpus[0].exec(1))
         for other in self._cpus[1:]:
             _checked(other.attach(1))
@@ -112,6 +122,18 @@ class Machine:
     def madvise(self, addr: int, length: int, advice: int, *, cpu: int = 0) -> None:
         """madvise(2); advice: a constant of Python's mmap module, such as MADV_DONTNEED."""
         _checked(self._cpu(cpu).madvise(addr, length, advice))
+
+    def numa(self, addr: int, length: int, *, cpu: int = 0) -> None:
+        """A scan for NUMA balancing comes by: the next access to each page of the range is a hint fault, which moves
+        the page to the node of the CPU that takes it."""
+        _checked(self._cpu(cpu).numa(addr, length))
+
+    def mremap(
+        self, addr: int, old: int, new: int, flags: int, new_addr: int | None = None, *, cpu: int = 0,
+    ) -> int:
+        """Resizes or moves the mapping of `old` bytes to `new` bytes and returns where it is.
+        flags: 1 MREMAP_MAYMOVE, 2 MREMAP_FIXED, 4 MREMAP_DONTUNMAP; new_addr: for the latter two."""
+        return _checked(self._cpu(cpu).mremap(addr, old, new, flags, new_addr or 0))
 
     def brk(self, addr: int = 0, *, cpu: int = 0) -> int:
         """Moves the end of the heap to addr and returns where it is; 0 only asks."""
@@ -149,49 +171,86 @@ class Machine:
             _raise_fault(*result, "write" if write else "read")
         return result
 
+    # ---- a secondary MMU -----------------------------------------------------------------------------------
+
+    def notifier(self, registers: bool = True, *, cpu: int = 0) -> None:
+        """A secondary MMU (as KVM's is one) registers with the CPU's address space, or unregisters.  The machine
+        must have been made with mmu_notifier=True."""
+        _checked(self._cpu(cpu).notifier(registers))
+
+    def secondary_read(self, addr: int, *, cpu: int = 0) -> int:
+        """The byte at addr, as the secondary MMU finds it.  Raises OSError, or SegmentationFault or BusError."""
+        return self._secondary(cpu, addr, None, "read")
+
+    def secondary_write(self, addr: int, byte: int, *, cpu: int = 0) -> None:
+        """Stores a byte through the secondary MMU."""
+        self._secondary(cpu, addr, byte, "write")
+
+    def _secondary(self, cpu: int, addr: int, value: int | None, access: Access) -> int:
+        result = self._cpu(cpu).secondary(addr, value)
+        return result if result >= 0 else _raise_fault(result, addr, access)
+
     def gup(self, addr: int, *, cpu: int = 0) -> int:
         """The byte at addr, read through a page that get_user_pages_fast has pinned.  OSError: nothing to pin."""
         return _checked(self._cpu(cpu).gup(addr))
 
     # ---- address spaces ------------------------------------------------------------------------------------
 
-    def fork(self, *, cpu: int = 0) -> int:
-        """A copy-on-write copy of the address space that this CPU runs; returns its number, for attach()."""
-        executor = self._cpu(cpu)
+    def fork(self, *, cpu: int = 0) -> Machine:
+        """A copy-on-write copy of the address space that this CPU runs, as a Machine of its own.
+
+        The child has one thread, which runs on whatever CPU its operations name, and the same segment: memory, files
+        and counters are common.  It ends when it is closed, at the latest with the machine it came from."""
+        executor, origin = self._cpu(cpu), self._origin
         free = sorted(set(range(1, len(self.segment.view("mm")))) - set(self._in_use()))
         if not free:
             raise ValueError("all address spaces are in use: make the machine with more address_spaces")
         _checked(executor.fork(free[0]))
-        return free[0]
+        child = Machine.__new__(Machine)
+        child.segment, child._cpus, child._origin, child.mm = self.segment, self._cpus, origin, free[0]
+        child._children, child._running, child._threads = {}, [], [0]       # 0: the thread has not begun
+        if free[0] in origin._children:     # its address space has ended without it
+            origin._children[free[0]]._cpus = []
+        origin._children[free[0]] = child
+        return child
 
-    def attach(self, mm: int, *, cpu: int = 0) -> None:
-        """The CPU leaves its address space and runs address space mm from now on."""
-        _checked(self._cpu(cpu).attach(mm))
+    def attach(self, mm: int | Machine, *, cpu: int = 0) -> None:
+        """The CPU's thread leaves its address space and becomes one of address space mm (a number, or what fork()
+        returned); whose last thread leaves ends."""
+        if self._origin is not self:
+            raise ValueError("attach moves a CPU's own thread: call it on the machine that has the CPUs")
+        slot = mm.mm if isinstance(mm, Machine) else mm
+        _checked(self._cpu(cpu).attach(slot))
+        self._running[cpu] = self._threads[cpu] = slot
 
     # ---- what there is to see ------------------------------------------------------------------------------
 
-    def maps(self, mm: int = 1) -> str:
-        """Address space mm as /proc/PID/maps shows it."""
-        self._cpu(0)
-        return format_maps(self.segment, mm)
+    def maps(self, mm: int | Machine | None = None) -> str:
+        """The address space, or another one, as /proc/PID/maps shows it."""
+        self._alive()
+        other = mm.mm if isinstance(mm, Machine) else mm
+        return format_maps(self.segment, self.mm if other is None else other)
 
     def counters(self) -> dict[str, int]:
         """Every counter, summed over the CPUs."""
-        self._cpu(0)
+        self._alive()
         sums = self.segment.view("cpu")["counter"].sum(axis=0, dtype="i8")
         return dict(zip(COUNTERS, sums.tolist(), strict=True))
 
     def check(self) -> list[str]:
         """The invariants that do not hold, in words; empty is fine."""
-        self._cpu(0)
+        self._alive()
         return _fast.check(self.segment.address)
 
     # ---- the end -------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Ends every address space and unmaps the machine.
+        """Ends every address space and unmaps the machine; of what fork() returned, its own address space alone.
 
         Raises RuntimeError naming lost frames, SegmentError while views of the segment are alive."""
+        if self._origin is not self:
+            self._end_child()
+            return
         lost = self._shut_down() if self._cpus else ""
         with suppress(*((SegmentError,) if lost else ())):      # a leak says more than a view
             self.segment.close()
@@ -200,7 +259,10 @@ class Machine:
 
     def _shut_down(self) -> str:
         """Exits on every CPU; says which frames were lost, or nothing."""
-        for cpu in self._cpus:
+        for child in list(self._children.values()):
+            child._end_child()
+        for number, cpu in enumerate(self._cpus):
+            self._cpu(number)
             cpu.exit()
         for mm in self._in_use():           # forked, and never run by anyone
             self._cpus[0].attach(mm)
@@ -231,12 +293,34 @@ class Machine:
         """The address spaces that exist."""
         return [int(mm) for mm in self.segment.view("mm")["in_use"].nonzero()[0]]
 
-    def _cpu(self, number: int) -> _fast.Cpu:
+    def _alive(self) -> None:
         if not self._cpus:
             raise ValueError("the machine is closed")
+
+    def _cpu(self, number: int) -> _fast.Cpu:
+        """The CPU, running a thread of this machine's."""
+        self._alive()
         if not 0 <= number < len(self._cpus):
             raise ValueError(f"there is no CPU {number}: the machine has 0..{len(self._cpus) - 1}")
+        running, own = self._origin._running, self._origin is self
+        slot = self._threads[number] if own else self.mm
+        if running[number] != slot or not self._threads[0]:
+            _checked(self._cpus[number].switch(slot, not self._threads[0]))
+            running[number] = slot
+            if not own:
+                self._threads[0] = slot
         return self._cpus[number]
+
+    def _end_child(self) -> None:
+        """The thread of a forked machine exits."""
+        if not self._cpus:
+            return
+        unused = self.mm in self._in_use() and not self.segment.view("mm")[self.mm]["users"]
+        if self._threads[0] or unused:
+            self._cpu(0).exit()
+            self._origin._running[0] = 0
+        self._cpus = []
+        del self._origin._children[self.mm]
 
 
 def parse_size(size: str | int) -> int:

@@ -50,6 +50,7 @@ def areas(segment: Segment, mm: int = 1) -> list[Area]:
     if not 1 <= mm < len(spaces):
         raise ValueError(f"there is no address space {mm}: the segment has 1..{len(spaces) - 1}")
     heap = int(spaces[mm]["start_brk"]), int(spaces[mm]["brk"])
+    stack = int(spaces[mm]["start_stack"])
     found: list[Area] = []
     at = int(spaces[mm]["vma_first"])
     while at:
@@ -67,6 +68,8 @@ def areas(segment: Segment, mm: int = 1) -> list[Area]:
             )
         elif start < heap[1] and end > heap[0]:
             area = area._replace(path="[heap]")
+        elif start <= stack <= end and stack:
+            area = area._replace(path="[stack]")
         found.append(area)
         at = int(vma["next"])
     return found

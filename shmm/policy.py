@@ -10,16 +10,21 @@ POLICIES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "walk": ("walk_policy", ("irq", "rcu")),
     "table_free": ("table_free_policy", ("ipi", "rcu")),
     "ipi": ("ipi_policy", ("mailbox", "signal")),
+    "vma_free": ("vma_free_policy", ("auto", "rcu")),
+    "vma_tree": ("vma_tree", ("rbtree", "latched")),
     "thp": ("thp", ("never", "madvise", "always")),
     "collapse": ("collapse_policy", ("write", "read")),
+    "fast_mremap": ("fast_mremap", ("single", "off", "locked")),
 }
 NUMBERS: Final = ("force_speculation", "zeroing", "paranoid", "fault_around", "shared_core", "queued_spinlocks",
-                  "rcu_poll_every")
+                  "rcu_poll_every", "stack_growth", "thp_align", "max_map_count", "rlimit_as", "rlimit_stack", "totalram",
+                  "mmu_notifier", "preempt_rt")
 
 
 def resolve_policy(**policy: int | str | bool) -> dict[str, int]:
     """The header's policy fields from names: scheme=mmap_lock|spf, walk=irq|rcu, table_free=ipi|rcu,
-    ipi=mailbox|signal, thp=never|madvise|always, collapse=write|read, and the numbers of NUMBERS.
+    ipi=mailbox|signal, vma_free=auto|rcu, vma_tree=rbtree|latched, thp=never|madvise|always, collapse=write|read,
+    fast_mremap=single|off|locked, and the numbers of NUMBERS.
 
     The header's own field names and values do as well.  Raises ValueError for what does not exist, and for
     the combinations that would be unsafe.

@@ -28,6 +28,9 @@
 	X(BRK)       /* R[dst] = brk(A) */                                                                  \
 	X(MREMAP)    /* R[dst] = mremap(A, L, new length `count`, flags, new address `aux`) */               \
 	X(TRUNCATE)  /* ftruncate(file `value`, `aux` bytes) */                                             \
+	X(NUMA)      /* a scan for NUMA balancing comes by A .. A + L: the next accesses there are hint faults */ \
+	X(NOTIFIER)  /* an MMU notifier: `value` 1 registers, 0 unregisters the secondary MMU's */          \
+	X(SECONDARY) /* R[dst] = the byte at A, through the secondary MMU; OPF_WRITE stores `value` */      \
 	X(GUP)       /* R[dst] = the byte at A, through a page pinned by get_user_pages_fast */             \
 	X(PROBE)     /* 1 if a VMA maps A, else 0: an exception that only looks up its VMA (uprobes) */    \
 	X(LOAD)      /* R[dst] = the byte at A */                                                           \

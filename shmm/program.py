@@ -98,7 +98,7 @@ class Program:
         value = fields.get("value", 0)
         if dst == 0 and op == "DJNZ":
             raise ProgramError(f"{where}: register 0 is always 0 and cannot count")
-        if (op == "STORE" or op == "TOUCH") and not 0 <= value <= 255:
+        if op in ("STORE", "TOUCH", "SECONDARY") and not 0 <= value <= 255:
             raise ProgramError(f"{where}: value {value} is not a byte")
         if op in _SLOTS and not 1 <= value < CONSTANTS["MAX_MM"]:
             raise ProgramError(f"{where}: address space {value} is not in 1..{CONSTANTS['MAX_MM'] - 1}")
@@ -150,12 +150,24 @@ class Program:
         return self.add("MADVISE", addr=addr, len=length, value=advice, base=base, len_reg=len_reg,
                         **_outcome(expect, may_fail, count))
 
+    def mremap(
+        self, addr: int, old: int, new: int, flags: int, new_addr: int = 0, *, dst: int = 0, base: int = 0,
+        len_reg: int = 0, expect: int | None = None, may_fail: bool = False, count: bool = False,
+    ) -> int:
+        """R[dst] = mremap(addr, old, new, flags, new_addr): old and new are lengths, `old` counts from R[len_reg]."""
+        return self.add("MREMAP", addr=addr, len=old, count=new, flags=flags, aux=new_addr, dst=dst, base=base,
+                        len_reg=len_reg, **_outcome(expect, may_fail, count))
+
     def brk(
         self, addr: int, *, base: int = 0, dst: int = 0, expect: int | None = None, may_fail: bool = False,
         count: bool = False,
     ) -> int:
         """R[dst] = brk(addr)."""
         return self.add("BRK", addr=addr, base=base, dst=dst, **_outcome(expect, may_fail, count))
+
+    def numa(self, addr: int, length: int, *, base: int = 0, len_reg: int = 0, count: bool = False) -> int:
+        """A scan for NUMA balancing comes by: the next access to each page there is a hint fault (task_numa_work)."""
+        return self.add("NUMA", addr=addr, len=length, base=base, len_reg=len_reg, **_outcome(None, False, count))
 
     # ---- accesses: the result is the number of faults taken, or the failure --------------------------------
 
@@ -199,6 +211,19 @@ class Program:
 
         count: it is one unit of work."""
         return self.add("PROBE", addr=addr, base=base, **_outcome(expect, may_fail, count))
+
+    def notifier(self, registers: bool = True, *, expect: int | None = None, may_fail: bool = False) -> int:
+        """The address space's MMU notifier registers, or unregisters: its client is a secondary MMU."""
+        return self.add("NOTIFIER", value=int(registers), **_outcome(expect, may_fail, False))
+
+    def secondary(
+        self, addr: int, value: int | None = None, *, dst: int = 0, base: int = 0, expect: int | None = None,
+        may_fail: bool = False,
+    ) -> int:
+        """R[dst] = the byte at addr, or with a value a store, by way of the secondary MMU; the result is 0."""
+        record = self.add("SECONDARY", addr=addr, value=value or 0, dst=dst, base=base, **_outcome(expect, may_fail, False))
+        self._records[record]["opf"] |= 0 if value is None else WRITE
+        return record
 
     def gup(
         self, addr: int, *, base: int = 0, dst: int = 0, expect: int | None = None, may_fail: bool = False,

@@ -49,6 +49,7 @@ VIEWS: Final[dict[str, tuple[np.dtype[Any], str, str]]] = {
     "anon": (DTYPES["anon_vma_t"], "anon_off", "nanon"),
     "file": (DTYPES["file_t"], "file_off", "nfile"),
     "cache": (np.dtype("u4"), "cache_off", "ncache"),
+    "swap": (DTYPES["swap_slot_t"], "swap_off", "nswap"),
     "frame": (DTYPES["frame_t"], "frame_off", "frame_end"),
     "insn": (DTYPES["shmm_insn_t"], "program_off", "ninsn"),
     "result": (np.dtype("i8"), "result_off", "ninsn"),
@@ -76,10 +77,11 @@ class Geometry:
     ncache: int
     nframe: int
     ninsn: int
+    nswap: int = 0
     nhuge: int = 0          # huge pages, on top of nframe
 
     def __post_init__(self) -> None:
-        limits = {"ncpu": (1, CONSTANTS["MAX_CPU"]), "nmm": (2, CONSTANTS["MAX_MM"])}
+        limits = {"ncpu": (1, CONSTANTS["MAX_CPU"]), "nmm": (2, CONSTANTS["MAX_MM"]), "nswap": (0, 2**32 - 1)}
         for name, value in asdict(self).items():
             low, high = (0, CONSTANTS["MAX_HUGE"]) if name == "nhuge" else limits.get(name, (2, 2**32 - 1))
             if not low <= value <= high:
@@ -88,7 +90,7 @@ class Geometry:
     @classmethod
     def for_run(
         cls, cpus: int, pages: int, *, mms: int = 1, vmas: int = 1024, regions: int | None = None,
-        files: int = 64, file_pages: int = 0, insns: int = 4096, huge: int = 0,
+        files: int = 64, file_pages: int = 0, insns: int = 4096, swap_pages: int = 0, huge: int = 0,
     ) -> Geometry:
         """Room for a run that has at most so many things at once, and for what the machine itself holds.
 
@@ -98,6 +100,7 @@ class Geometry:
         regions: stretches of address space far (gigabytes) apart, each of which needs page tables of its own;
         by default one per CPU and some.
         insns: records of all programs together.
+        swap_pages: pages that can be swapped out at once; 0: there is no swap.
         huge: huge pages of 512 data pages each, set aside on top of the others.
         """
         regions = cpus + 8 if regions is None else regions
@@ -106,7 +109,7 @@ class Geometry:
         return cls(
             ncpu=cpus, nmm=1 + mms, nvma=slots, nanon=slots, nfile=1 + files, ncache=2 + file_pages,
             nframe=1 + pages + file_pages + tables + cpus * FRAMES_PER_CPU, ninsn=max(2, insns),
-            nhuge=huge,
+            nswap=1 + swap_pages if swap_pages else 0, nhuge=huge,
         )
 
     @property
@@ -203,7 +206,7 @@ class Segment:
         """An array over the segment itself, of the records named; writes go through.
 
         seg is a single record (0-dimensional), result holds signed 64-bit words, memory the frames' bytes,
-        one row of 4096 per frame; cpu, mm, vma, anon, file, cache, frame and insn are indexed by number.
+        one row of 4096 per frame; cpu, mm, vma, anon, file, cache, swap, frame and insn are indexed by number.
         Drop every view before close()."""
         known = self._views[name]() if name in self._views else None
         if known is None:

@@ -130,7 +130,7 @@ class Model:
     def fork(self, cpu: int) -> None:
         if len(self.spaces) == SPACES:
             return
-        child = self.machine.fork(cpu=cpu)
+        child = self.machine.fork(cpu=cpu).mm
         assert child not in self.spaces
         self.spaces[child] = {n: replace(page) for n, page in self.spaces[self.runs[cpu]].items()}
 

@@ -43,7 +43,10 @@ enum shmm_access {
 };
 
 /* What happens to a lock, for lockdep_event(). */
-enum shmm_lock_event { SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED };
+enum shmm_lock_event {
+	SHMM_LOCK_WAIT, SHMM_LOCK_NESTED /* inside one of its kind */, SHMM_LOCK_SLEEPS /* if it has to wait */,
+	SHMM_LOCK_TRIED, SHMM_LOCK_FREED,
+};
 
 /* How the kernel is entered, for exception_entry(); how a speculation goes, for speculation_event(). */
 enum shmm_exception { SHMM_EXC_FAULT, SHMM_EXC_SYSCALL, SHMM_EXC_TRAP };

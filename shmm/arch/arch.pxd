@@ -68,7 +68,7 @@ cdef extern from "arch.h" nogil:
     u8 ld_user(const u8*) noexcept
     void st_user(u8*, u8) noexcept
 
-    const int SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED
+    const int SHMM_LOCK_SLEEPS, SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED, SHMM_LOCK_NESTED
     void lockdep_event(const void *lock, int event) noexcept
     void poison_range(void*, size_t) noexcept
     void unpoison_range(void*, size_t) noexcept

@@ -2,22 +2,25 @@
 
 Results are the kernel's: an address or 0, or a negative errno.  Every call is counted, and polls RCU on its way out."""
 
-from shmm.arch.arch cimport SHMM_EXC_SYSCALL, exception_entry, i64, ld32_relaxed, u8, u32, u64
+from shmm.arch.arch cimport SHMM_EXC_SYSCALL, exception_entry, i64, ld32_relaxed, u32, u64
 from shmm.layout cimport (
-    SHMM_C_brk, SHMM_C_fork, SHMM_C_madvise, SHMM_C_mmap, SHMM_C_mprotect, SHMM_C_munmap, SHMM_C_syscalls,
-    SHMM_PAGE_SIZE, vcpu_t,
+    SHMM_C_brk, SHMM_C_fork, SHMM_C_madvise, SHMM_C_mmap, SHMM_C_mprotect, SHMM_C_mremap, SHMM_C_munmap,
+    SHMM_C_syscalls, vcpu_t,
 )
-from shmm.exec.user cimport user_load, user_store
 from shmm.mm.brk cimport vm_brk
 from shmm.mm.call_rcu cimport rcu_poll
 from shmm.mm.fork cimport mm_fork
 from shmm.mm.gup cimport get_user_byte
 from shmm.mm.irq cimport kernel_enter, kernel_exit
 from shmm.mm.madvise cimport vm_madvise
-from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave
-from shmm.mm.mmap cimport MAP_LOCKED, MAP_POPULATE, PROT_READ, PROT_WRITE, vm_mmap
+from shmm.mm.mm cimport current_mm, mm_exec, mm_join, mm_leave, mm_switch
+from shmm.mm.mmap cimport MAP_LOCKED, MAP_NONBLOCK, MAP_POPULATE, vm_map_special, vm_mmap
 from shmm.mm.mprotect cimport vm_mprotect
+from shmm.mm.mremap cimport vm_mremap, vrm_t
 from shmm.mm.munmap cimport page_align, vm_munmap
+from shmm.mm.notifier cimport mmu_notifier_register, mmu_notifier_unregister
+from shmm.mm.numa_scan cimport task_numa_work
+from shmm.mm.populate cimport mm_populate
 from shmm.mm.vmstat cimport count_vm_event
 
 
@@ -38,26 +41,13 @@ cdef inline bint has_mm(vcpu_t *c) noexcept nogil:
     return ld32_relaxed(&c.me.mm) != 0
 
 
-cdef inline void mm_populate(vcpu_t *c, u64 addr, u64 length, u32 prot) noexcept nogil:
-    """MAP_POPULATE and MAP_LOCKED: faults the pages in, ignoring failures, as the kernel does."""
-    cdef u64 end = addr + page_align(length)
-    cdef u8 byte = 0
-    while addr < end and prot & (PROT_READ | PROT_WRITE):
-        # a write fault where that is allowed; storing what was loaded leaves contents alone
-        if user_load(c, addr, 0, &byte) < 0:
-            return
-        if prot & PROT_WRITE:
-            user_store(c, addr, byte)
-        addr += SHMM_PAGE_SIZE
-
-
 cdef inline i64 sys_mmap(vcpu_t *c, u64 addr, u64 length, u32 prot, u32 flags, u32 file, u64 offset) noexcept nogil:
     cdef i64 ret
     syscall_enter(c, SHMM_C_mmap)
-    ret = syscall_exit(c, vm_mmap(c, current_mm(c), addr, length, prot, flags, file, offset))
-    if ret >= 0 and flags & (MAP_POPULATE | MAP_LOCKED):
-        mm_populate(c, <u64> ret, length, prot)
-    return ret
+    ret = vm_mmap(c, current_mm(c), addr, length, prot, flags, file, offset)
+    if ret >= 0 and (flags & MAP_LOCKED or flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE):
+        mm_populate(c, current_mm(c), <u64> ret, <u64> ret + page_align(length))
+    return syscall_exit(c, ret)
 
 
 cdef inline i64 sys_munmap(vcpu_t *c, u64 addr, u64 length) noexcept nogil:
@@ -75,6 +65,12 @@ cdef inline i64 sys_madvise(vcpu_t *c, u64 addr, u64 length, u32 advice) noexcep
     return syscall_exit(c, vm_madvise(c, current_mm(c), addr, length, advice))
 
 
+cdef inline i64 user_numa_work(vcpu_t *c, u64 addr, u64 length) noexcept nogil:
+    """Task work on the way back to user mode: no system call of the program's."""
+    kernel_enter(c)
+    return syscall_exit(c, task_numa_work(c, current_mm(c), addr, length))
+
+
 cdef inline i64 sys_gup(vcpu_t *c, u64 addr) noexcept nogil:
     """Pins the page at addr, reads a byte of it and lets it go: the byte, -EFAULT or -ENOMEM."""
     count_vm_event(c, SHMM_C_syscalls)
@@ -83,9 +79,33 @@ cdef inline i64 sys_gup(vcpu_t *c, u64 addr) noexcept nogil:
     return syscall_exit(c, get_user_byte(c, current_mm(c), addr))
 
 
+cdef inline i64 sys_mremap(vcpu_t *c, u64 addr, u64 old_len, u64 new_len, u32 flags, u64 new_addr) noexcept nogil:
+    cdef vrm_t r
+    cdef i64 ret
+    syscall_enter(c, SHMM_C_mremap)
+    r.mm = current_mm(c)
+    r.addr = addr
+    r.old_len = old_len
+    r.new_len = new_len
+    r.flags = flags
+    r.new_addr = new_addr
+    ret = syscall_exit(c, vm_mremap(c, &r))
+    if ret >= 0 and r.populate:
+        mm_populate(c, r.mm, <u64> ret + r.new_len - r.populate, <u64> ret + r.new_len)
+    return ret
+
+
 cdef inline i64 sys_brk(vcpu_t *c, u64 brk) noexcept nogil:
     syscall_enter(c, SHMM_C_brk)
     return syscall_exit(c, vm_brk(c, current_mm(c), brk))
+
+
+cdef inline i64 sys_notifier(vcpu_t *c, bint registers) noexcept nogil:
+    """What KVM_CREATE_VM and the closing of its file make of an MMU notifier."""
+    kernel_enter(c)
+    if registers:
+        return syscall_exit(c, mmu_notifier_register(c, current_mm(c)))
+    return syscall_exit(c, mmu_notifier_unregister(c, current_mm(c)))
 
 
 cdef inline i64 sys_fork(vcpu_t *c, u32 slot) noexcept nogil:
@@ -102,6 +122,18 @@ cdef inline i64 sys_join(vcpu_t *c, u32 slot) noexcept nogil:
     """Becomes a thread of the address space in slot (the memory half of clone with CLONE_VM)."""
     kernel_enter(c)
     return syscall_exit(c, mm_join(c, slot))
+
+
+cdef inline i64 sys_switch(vcpu_t *c, u32 slot, bint begins) noexcept nogil:
+    """The scheduler's doing, not a program's."""
+    kernel_enter(c)
+    return syscall_exit(c, mm_switch(c, slot, begins))
+
+
+cdef inline i64 sys_map_special(vcpu_t *c, u64 start, u64 end, u64 flags, u32 file, u64 pgoff) noexcept nogil:
+    """The kernel's own mappings, as exec makes them."""
+    kernel_enter(c)
+    return syscall_exit(c, vm_map_special(c, current_mm(c), start, end, flags, file, pgoff))
 
 
 cdef inline i64 sys_exit(vcpu_t *c) noexcept nogil:

@@ -5,7 +5,12 @@ because a VMA gets its anon_vma at its first write fault, under mmap_lock, and s
 SPF_ABORT_ANON_VMA for each VMA that has not inherited one (facts of v2 18/35).
 
 anon_vma_prepare   mmap_lock held for read at least; racing faults are serialised by page_table_lock.
-Mergeable: the same anon_vma, or at least one side without."""
+Mergeable: the same anon_vma, or at least one side without, unless the other has its own by fork.
+
+The last is the kernel's list_is_singular(anon_vma_chain), since 6.16 vma_is_fork_child: a child's VMA is linked to the
+anon_vmas of all its ancestors, and what merged with it would have to be, too.  Here such a VMA has the flag VM_FORKED,
+so that no comparison of flags takes it for the like of one that has no anon_vma; two with the same anon_vma have it
+both.  Nor does a neighbour adopt its anon_vma."""
 
 from shmm.arch.arch cimport (
     fetch_add32, fetch_add32_relaxed, get32, ld32_acquire, ld32_relaxed, ld64_relaxed, mutant, put32, st32_relaxed,

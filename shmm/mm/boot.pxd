@@ -7,7 +7,7 @@ does each node's zone: the first frames a CPU takes are neighbours."""
 from shmm.arch.arch cimport a32, get32, put32, put64, st32_relaxed, st64_relaxed, u8, u32, u64
 from shmm.layout cimport (
     SHMM_ASLEEP, SHMM_FRAME_ZERO, SHMM_PAGE_SIZE, SHMM_PTRS_PER, anon_vma_t, cpu_t, file_t, frame_t, mm_t, seg_t,
-    shmm_insn_t, vcpu_t, vcpu_bind, vma_t,
+    shmm_insn_t, swap_slot_t, vcpu_bind, vcpu_t, vma_t,
 )
 from shmm.mm.frame cimport node_start
 
@@ -26,11 +26,12 @@ cdef inline u64 segment_layout(seg_t *g) noexcept nogil:
     g.anon_off = align_up(g.vma_off + g.nvma * sizeof(vma_t), 4096)
     g.file_off = align_up(g.anon_off + g.nanon * sizeof(anon_vma_t), 4096)
     g.cache_off = align_up(g.file_off + g.nfile * sizeof(file_t), 4096)
-    g.frame_off = align_up(g.cache_off + g.ncache * sizeof(a32), 4096)
+    g.swap_off = align_up(g.cache_off + g.ncache * sizeof(a32), 64)
+    g.frame_off = align_up(g.swap_off + g.nswap * sizeof(swap_slot_t), 4096)
     g.program_off = align_up(g.frame_off + g.frame_end * sizeof(frame_t), 4096)
     g.result_off = align_up(g.program_off + g.ninsn * sizeof(shmm_insn_t), 4096)
     g.memory_off = align_up(g.result_off + g.ninsn * sizeof(u64), 65536)
-    g.size = align_up(g.memory_off + g.frame_end * SHMM_PAGE_SIZE, 65536)
+    g.size = align_up(g.memory_off + (<u64> g.frame_end + g.nswap) * SHMM_PAGE_SIZE, 65536)
     return g.size
 
 
@@ -75,6 +76,11 @@ cdef inline void segment_format(u8 *base) noexcept nogil:
         put32(&c.anons[i].next, i + 1 if i + 1 < c.g.nanon else 0)
     put32(&c.g.anon_pool.head, 1)
     st64_relaxed(&c.g.anon_pool.free, c.g.nanon - 1)
+    for i in range(1, c.g.nswap):
+        put32(&c.slots[i].next, i + 1 if i + 1 < c.g.nswap else 0)
+    if c.g.nswap > 1:
+        put32(&c.g.swap_pool.head, 1)
+        st64_relaxed(&c.g.swap_pool.free, c.g.nswap - 1)
     put32(&c.g.files_used, 1)
     put64(&c.g.cache_used, 1)
     for i in range(c.g.ncpu):

@@ -2,7 +2,7 @@
 
     handle_mm_fault         the walk: classical allocates tables, speculative refuses to (2 MiB at a time: that is
                             where pft's one abort in 512 comes from) -> handle_pte_fault
-    handle_pte_fault        dispatch on the pte: anonymous, file, write-protect, spurious
+    handle_pte_fault        dispatch on the pte: anonymous, file, swap, NUMA hint, write-protect, spurious
     do_anonymous_page       zero page for a read, a fresh frame for a write
     do_wp_page              reuse an exclusive page, else wp_page_copy
     do_read_fault, do_cow_fault, do_shared_fault     files, classical only
@@ -13,39 +13,36 @@ has undone what it took.
 
 Sources: v2 16, 18, 19, 26 and 27/35; facts of the counters: 31/35."""
 
-from shmm.arch.arch cimport (
-    copy_page, ld32_relaxed, ld64_relaxed, mutant, st32_relaxed, u32, u64,
-)
-from shmm.arch.mutants cimport SHMM_M_PTE_NONE, SHMM_M_PTE_SAME
+from shmm.arch.arch cimport copy_page, ld32_relaxed, ld64_relaxed, mutant, st32_relaxed, u32, u64
+from shmm.arch.mutants cimport SHMM_M_COW_ABA, SHMM_M_NOTIFIER_NO_LOCK, SHMM_M_PTE_NONE, SHMM_M_PTE_SAME
 from shmm.layout cimport (
-    SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PMD, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ABORT_SWAP,
-    SHMM_C_SPF_ATTEMPT_ANON, SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_pgcopy, SHMM_C_pgfault,
-    SHMM_C_pgreuse, SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY,
-    SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_THP_NEVER, SHMM_VM_SHARED, vcpu_t,
+    SHMM_C_SPF_ABORT_ANON_VMA, SHMM_C_SPF_ABORT_PMD, SHMM_C_SPF_ABORT_PUD, SHMM_C_SPF_ATTEMPT_ANON,
+    SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_notifier_trylock_failed, SHMM_C_pgcopy, SHMM_C_pgfault,
+    SHMM_C_pgreuse, SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_SPECIAL,
+    SHMM_PTE_WRITE, SHMM_THP_NEVER, SHMM_VM_SHARED, vcpu_t,
 )
 from shmm.mm.anon cimport anon_vma_prepare
 from shmm.mm.anon_page cimport anon_pte, drop_anon_page, install_anon_page
 from shmm.mm.file_fault cimport do_fault
-from shmm.mm.frame cimport (
-    add_batched, alloc_frame, alloc_zeroed_frame, charge, frame_bytes, get_frame, put_frame_testzero,
-)
+from shmm.mm.frame cimport add_batched, alloc_frame, alloc_zeroed_frame, charge, frame_bytes, get_frame
 from shmm.mm.huge_frame cimport compound_head
 from shmm.mm.huge_memory cimport VM_FAULT_FALLBACK, create_huge_pmd, do_huge_pmd_fault, thp_vma_allowable
-from shmm.mm.lru cimport lru_add, release_frames
-from shmm.mm.page_table cimport find_pmd, get_entry, pmd_alloc, pmd_trans_huge, pte_pfn, pte_present, set_entry
+from shmm.mm.lru cimport lru_add, put_page
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
+from shmm.mm.numa_fault cimport do_numa_page
+from shmm.mm.page_table cimport (
+    find_pmd, get_entry, pmd_alloc, pmd_trans_huge, pte_pfn, pte_present, pte_protnone, set_entry,
+)
 from shmm.mm.percpu_rwsem cimport percpu_down_read_trylock, percpu_up_read
+from shmm.mm.rcu cimport rcu_note_quiescent
 from shmm.mm.shootdown cimport flush_tlb_mm_range
-from shmm.mm.vma cimport vm_get_page_prot
+from shmm.mm.swap_fault cimport do_swap_page
+from shmm.mm.vma cimport vm_get_page_prot, vma_is_accessible
 from shmm.mm.vmstat cimport count_vm_event
 from shmm.mm.walk cimport (
     FAULT_WRITE, VM_FAULT_OOM, VM_FAULT_RETRY, VM_FAULT_SIGBUS, pte_map_lock, pte_set_table, pte_unmap_unlock,
-    speculative_page_walk_begin, speculative_page_walk_end, vm_fault_t,
+    speculative_page_walk_begin, speculative_page_walk_end, spf_abort, vm_fault_t,
 )
-
-
-cdef inline u32 spf_abort(vcpu_t *c, u32 reason) noexcept nogil:
-    count_vm_event(c, reason)
-    return VM_FAULT_RETRY
 
 
 cdef inline u32 map_zero_page(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
@@ -79,13 +76,6 @@ cdef inline u32 do_anonymous_page(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     return install_anon_page(c, vmf, pfn)
 
 
-cdef inline void put_page(vcpu_t *c, u32 pfn) noexcept nogil:
-    """Drops a reference on a data frame that no TLB reaches through us."""
-    pfn = compound_head(c, pfn)
-    if put_frame_testzero(c, pfn):
-        release_frames(c, &pfn, 1)
-
-
 cdef inline u32 wp_page_commit(vcpu_t *c, vm_fault_t *vmf, u32 old, u32 new) noexcept nogil:
     """Puts the copy in place, if the pte is still what was copied from.  Consumes new, unless it fails."""
     if not pte_map_lock(c, vmf):
@@ -110,6 +100,21 @@ cdef inline u32 wp_page_commit(vcpu_t *c, vm_fault_t *vmf, u32 old, u32 new) noe
     return 0
 
 
+cdef inline bint mmu_notifier_trylock(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    """R of mm/notifier.pxd: no client appears before mmu_notifier_unlock.  Who holds mmap_lock is sure of that."""
+    if not vmf.speculative or mutant(SHMM_M_NOTIFIER_NO_LOCK):
+        return True
+    if percpu_down_read_trylock(c, &vmf.mm.notifier_lock):
+        return True
+    count_vm_event(c, SHMM_C_notifier_trylock_failed)
+    return False
+
+
+cdef inline void mmu_notifier_unlock(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    if vmf.speculative and not mutant(SHMM_M_NOTIFIER_NO_LOCK):
+        percpu_up_read(c, &vmf.mm.notifier_lock)
+
+
 cdef inline u32 wp_page_copy(vcpu_t *c, vm_fault_t *vmf, u32 old) noexcept nogil:
     """Breaks a copy-on-write share.  No lock is held; old (0: the zero page) is held by a reference of ours.
     Speculation must also keep MMU notifiers from registering between the copy and the commit (v2 23-26/35)."""
@@ -125,10 +130,13 @@ cdef inline u32 wp_page_copy(vcpu_t *c, vm_fault_t *vmf, u32 old) noexcept nogil
     copy_page(frame_bytes(c, new), frame_bytes(c, old), SHMM_PAGE_SIZE)
     charge(c)
     ret = VM_FAULT_RETRY
-    if not vmf.speculative or percpu_down_read_trylock(c, &vmf.mm.notifier_lock):
+    if mmu_notifier_trylock(c, vmf):
+        mmu_notifier_invalidate_range_start(c, vmf.mm, vmf.address, vmf.address + SHMM_PAGE_SIZE)
         ret = wp_page_commit(c, vmf, old, new)
-        if vmf.speculative:
-            percpu_up_read(c, &vmf.mm.notifier_lock)
+        if mutant(SHMM_M_NOTIFIER_NO_LOCK):     # a CPU in the kernel is an RCU reader here; a task that may be
+            rcu_note_quiescent(c)               # preempted is none once it has dropped the ptl
+        mmu_notifier_invalidate_range_end(c, vmf.mm)
+        mmu_notifier_unlock(c, vmf)
     if ret:
         drop_anon_page(c, new)
     return ret
@@ -154,12 +162,12 @@ cdef inline u32 do_wp_page(vcpu_t *c, vm_fault_t *vmf, u64 pte) noexcept nogil:
         pte_unmap_unlock(vmf)
         count_vm_event(c, SHMM_C_pgreuse)
         return 0
-    if old:
-        get_frame(c, old)
+    if old and not mutant(SHMM_M_COW_ABA):
+        get_frame(c, old)                       # it stays as it is: while we hold it nobody may write it in place
     pte_unmap_unlock(vmf)
     vmf.orig_pte = pte
     ret = wp_page_copy(c, vmf, old)
-    if old:
+    if old and not mutant(SHMM_M_COW_ABA):
         put_page(c, old)
     return ret
 
@@ -168,8 +176,10 @@ cdef inline u32 handle_pte_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     cdef u64 pte
     if vmf.orig_pte == 0:
         return do_anonymous_page(c, vmf) if vmf.vma.file == 0 else do_fault(c, vmf)
-    if not pte_present(vmf.orig_pte):       # swap and its kin: none exist here yet
-        return spf_abort(c, SHMM_C_SPF_ABORT_SWAP) if vmf.speculative else VM_FAULT_SIGBUS
+    if not pte_present(vmf.orig_pte):
+        return do_swap_page(c, vmf)
+    if pte_protnone(vmf.orig_pte) and vma_is_accessible(vmf.vma.flags):
+        return do_numa_page(c, vmf)
     if vmf.speculative:
         count_vm_event(c, SHMM_C_SPF_ATTEMPT_PTE)
     if not pte_map_lock(c, vmf):

@@ -161,6 +161,14 @@ cdef inline u32 take_frame(vcpu_t *c) noexcept nogil:
     return pfn
 
 
+cdef inline bint refill_home(vcpu_t *c) noexcept nogil:
+    """Whether the next frame that this CPU allocates is of its own node (__GFP_THISNODE)."""
+    cdef pool_t *zone = &c.g.node[c.node].zone
+    if get32(&c.me.pcp_head) == 0 and not passed_by(c, zone):
+        zone_refill(c, zone, &c.me.pcp_head, &c.me.pcp_count)
+    return get32(&c.me.pcp_head) != 0
+
+
 cdef inline u32 alloc_frame(vcpu_t *c, u32 kind) noexcept nogil:
     """A frame with one reference and unspecified contents, or 0 when memory is out."""
     cdef u32 pfn = take_frame(c)

@@ -45,8 +45,7 @@ from shmm.mm.frame cimport frame_bytes
 from shmm.mm.huge_frame cimport compound_head
 from shmm.mm.irq cimport irq_disable, irq_enable
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock
-from shmm.mm.mmu cimport huge_part
-from shmm.mm.page_table cimport PTE, entry_below, find_pmd, get_entry, pmd_trans_huge, pte_pfn
+from shmm.mm.page_table cimport PTE, entry_below, find_pmd, get_entry, huge_part, pmd_trans_huge, pte_pfn
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vma cimport vma_copy
 from shmm.mm.vmstat cimport count_vm_event

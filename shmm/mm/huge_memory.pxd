@@ -34,8 +34,8 @@ migration of pmds.  A huge page that fork has shared is copied as single pages, 
 Sources: Documentation/mm/transhuge.rst, mm/huge_memory.c."""
 
 from shmm.arch.arch cimport (
-    a64, clear_page, fetch_add32_relaxed, fetch_add64_relaxed, fetch_and64, fill_words, get32,
-    ld32_relaxed, ld64_relaxed, mutant, put32, st32_relaxed, u32, u64, xchg64,
+    a64, clear_page, fetch_add32_relaxed, fetch_add64_relaxed, fetch_and64, fill_words, get32, ld32_relaxed,
+    ld64_relaxed, mutant, put32, st32_relaxed, u32, u64, xchg64,
 )
 from shmm.arch.mutants cimport SHMM_M_DEPOSIT_FREE_NOW, SHMM_M_HUGE_PMD_NONE, SHMM_M_SPLIT_REFS_LATE
 from shmm.layout cimport (

@@ -41,8 +41,8 @@ from shmm.arch.arch cimport (
 from shmm.arch.mutants cimport SHMM_M_COLLAPSE_NO_FLUSH, SHMM_M_COLLAPSE_TWICE
 from shmm.layout cimport (
     SHMM_COLLAPSE_READ, SHMM_C_nr_anon_transparent_hugepages, SHMM_C_thp_collapse_alloc,
-    SHMM_C_thp_collapse_alloc_failed, SHMM_HPAGE_SIZE, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE,
-    SHMM_PTRS_PER, SHMM_VM_NOHUGEPAGE, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, vcpu_t,
+    SHMM_C_thp_collapse_alloc_failed, SHMM_HPAGE_SIZE, SHMM_PAGE_SIZE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER,
+    SHMM_VM_NOHUGEPAGE, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, vcpu_t,
 )
 from shmm.mm.anon cimport vma_anon
 from shmm.mm.find_vma cimport find_vma, vma_lookup
@@ -51,9 +51,8 @@ from shmm.mm.huge_frame cimport HPAGE_PMD_NR, alloc_huge_frame, compound_head, f
 from shmm.mm.huge_memory cimport hpage_start, huge_pmd, pgtable_trans_huge_deposit
 from shmm.mm.lru cimport lru_add, lru_add_drain
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
-from shmm.mm.mmu_gather cimport (
-    mmu_gather_t, tlb_finish_mmu, tlb_flush_mmu, tlb_full, tlb_gather_mmu, tlb_remove_page,
-)
+from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_flush_mmu, tlb_full, tlb_gather_mmu, tlb_remove_page
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.page_table cimport (
     find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_pfn, pte_present, set_entry, table_entry,
 )
@@ -254,7 +253,9 @@ cdef inline i64 collapse_pmd(vcpu_t *c, mm_t *mm, u64 start) noexcept nogil:
     err = scan_pmd(c, &job, &vm_flags)
     if err == 0:
         lru_add_drain(c)
+        mmu_notifier_invalidate_range_start(c, mm, start, start + SHMM_HPAGE_SIZE)
         err = collapse_huge_page(c, &job, vm_flags)
+        mmu_notifier_invalidate_range_end(c, mm)
         if err == 0:
             job.head = 0
     collapse_unlock(c, &job)

@@ -13,6 +13,7 @@ from shmm.mm.frame cimport sync_rss
 from shmm.mm.irq cimport irq_disable, irq_enable
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.munmap cimport detach_vmas, unmap_region
+from shmm.mm.notifier cimport mmu_notifier_exit_mmap
 from shmm.mm.page_table cimport PGD, alloc_table, free_table
 from shmm.mm.shootdown cimport flush_tlb_mm
 from shmm.mm.tlb cimport tlb_switch_mm
@@ -34,20 +35,21 @@ cdef inline i64 mm_init(vcpu_t *c, mm_t *mm, u64 mmap_base, u64 brk) noexcept no
     put32(&mm.in_use, 1)
     st32_relaxed(&mm.users, 0)
     st32_relaxed(&mm.vma_root, 0)
+    st32_relaxed(&mm.latch_root, 0)
     put32(&mm.vma_first, 0)
     put32(&mm.vma_last, 0)
     put32(&mm.map_count, 0)
     put64(&mm.mmap_base, mmap_base if mmap_base else SHMM_MMAP_BASE)
     put64(&mm.start_brk, brk if brk else SHMM_BRK_BASE)
     put64(&mm.brk, brk if brk else SHMM_BRK_BASE)
+    put64(&mm.start_stack, 0)
     put64(&mm.total_vm, 0)
     put64(&mm.locked_vm, 0)
     return 0
 
 
-cdef inline void mm_attach(vcpu_t *c, mm_t *mm) noexcept nogil:
-    """This CPU runs mm from now on.  It must have left the one before."""
-    fetch_add32(&mm.users, 1)
+cdef inline void mm_run(vcpu_t *c, mm_t *mm) noexcept nogil:
+    """This CPU runs mm from now on, and no other."""
     # a full barrier: in the mask before the first translation is cached, so that every later shootdown comes here
     fetch_or64(&mm.cpumask[c.id >> 6], <u64> 1 << (c.id & 63))
     irq_disable(c)
@@ -56,10 +58,17 @@ cdef inline void mm_attach(vcpu_t *c, mm_t *mm) noexcept nogil:
     irq_enable(c)
 
 
+cdef inline void mm_attach(vcpu_t *c, mm_t *mm) noexcept nogil:
+    """A thread of mm begins, on this CPU, which must have left the one before."""
+    fetch_add32(&mm.users, 1)
+    mm_run(c, mm)
+
+
 cdef inline void exit_mmap(vcpu_t *c, mm_t *mm) noexcept nogil:
     """Nobody runs mm any more: everything it holds is given back.  This CPU's own rss batch is empty."""
     cdef u32 vma, next
     cdef u32 i
+    mmu_notifier_exit_mmap(c, mm)
     mmap_write_lock(c, mm)
     vma = detach_vmas(c, mm, get32(&mm.vma_first), ~(<u64> 0))
     if vma:
@@ -108,4 +117,18 @@ cdef inline i64 mm_join(vcpu_t *c, u32 slot) noexcept nogil:
     if ld32_relaxed(&c.me.mm) != slot:
         mm_leave(c)
         mm_attach(c, &c.mms[slot])
+    return 0
+
+
+cdef inline i64 mm_switch(vcpu_t *c, u32 slot, bint begins) noexcept nogil:
+    """A context switch: this CPU goes on with a thread of the address space in slot, and that of the one before waits.
+    users counts threads wherever they are, so it stays; begins: the thread is new.  0 or -EINVAL."""
+    if slot == 0 or slot >= c.g.nmm or not get32(&c.mms[slot].in_use):
+        return -EINVAL
+    if begins:
+        fetch_add32(&c.mms[slot].users, 1)
+    if ld32_relaxed(&c.me.mm) != slot:
+        if ld32_relaxed(&c.me.mm):
+            sync_rss(c, current_mm(c))
+        mm_run(c, &c.mms[slot])
     return 0

@@ -9,10 +9,10 @@ A load or store of a program is: insn_begin, translate, fault if need be and aga
 from shmm.arch.arch cimport a64, cmpxchg64, ld32_relaxed, u32, u64
 from shmm.layout cimport (
     SHMM_C_violations, SHMM_PAGE_SHIFT, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_NX, SHMM_PTE_PRESENT,
-    SHMM_PTE_PSE, SHMM_PTE_WRITE, SHMM_PTRS_PER, mm_t, vcpu_t,
+    SHMM_PTE_WRITE, mm_t, vcpu_t,
 )
 from shmm.mm.huge_frame cimport compound_head
-from shmm.mm.page_table cimport PTE, entry_below, find_pmd, get_entry, pmd_trans_huge, pte_pfn
+from shmm.mm.page_table cimport PTE, entry_below, find_pmd, get_entry, huge_part, pmd_trans_huge, pte_pfn
 from shmm.mm.tlb cimport tlb_fill, tlb_flush_one, tlb_lookup
 from shmm.mm.vmstat cimport count_vm_event
 from shmm.mm.walk cimport FAULT_INSTRUCTION, FAULT_WRITE
@@ -28,12 +28,6 @@ cdef inline bint pte_allows(u64 pte, u32 access) noexcept nogil:
     if access & FAULT_WRITE:
         return pte & SHMM_PTE_WRITE != 0
     return not access & FAULT_INSTRUCTION or not pte & SHMM_PTE_NX
-
-
-cdef inline u64 huge_part(u64 pmd, u64 addr) noexcept nogil:
-    """What of a huge pmd maps one page, as the pte that a table would have: the TLB caches single pages."""
-    cdef u64 index = addr >> SHMM_PAGE_SHIFT & (SHMM_PTRS_PER - 1)
-    return (pmd & ~SHMM_PTE_PSE) + (index << SHMM_PAGE_SHIFT)
 
 
 cdef inline u64 mmu_walk_huge(a64 *entry, u64 pmd, u64 addr, u32 access, u64 need) noexcept nogil:

@@ -5,45 +5,36 @@ and given by the next write fault, except to a page that is exclusive already (k
 
 from libc.errno cimport EACCES, EINVAL, ENOMEM
 
-from shmm.arch.arch cimport a64, i64, ld32_relaxed, ld64_relaxed, cmpxchg64, mutant, st64_relaxed, u32, u64
-from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH
+from shmm.arch.arch cimport a64, cmpxchg64, get32, i64, ld32_relaxed, ld64_relaxed, mutant, u32, u64
+from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH, SHMM_M_NOTIFIER_MPROTECT
 from shmm.layout cimport (
-    SHMM_FRAME_ANON, SHMM_HPAGE_SIZE, SHMM_PAGE_SIZE, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE,
-    SHMM_PTE_SPECIAL, SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_TASK_SIZE, SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_SHARED,
-    SHMM_VM_WRITE, mm_t, vcpu_t,
+    SHMM_HPAGE_SIZE, SHMM_PAGE_SIZE, SHMM_VM_ACCOUNT, SHMM_VM_EXEC, SHMM_VM_GROWSDOWN, SHMM_VM_LOCKED,
+    SHMM_VM_NORESERVE, SHMM_VM_READ, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, vcpu_t,
 )
+from shmm.mm.anon cimport vma_anon
 from shmm.mm.call_rcu cimport rcu_relieve
 from shmm.mm.find_vma cimport find_vma
-from shmm.mm.huge_frame cimport compound_head
 from shmm.mm.huge_memory cimport split_huge_pmd
-from shmm.mm.mmap cimport calc_vm_prot_bits
+from shmm.mm.mmap cimport calc_vm_prot_bits, vm_enough_memory
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
-from shmm.mm.munmap cimport page_align, split_at_edges
+from shmm.mm.munmap cimport page_align
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.page_table cimport (
-    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_pfn,
+    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_present,
 )
+from shmm.mm.populate cimport populate_vma_page_range
+from shmm.mm.pte_prot cimport NO_WRITENOTIFY, pte_modify
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
-from shmm.mm.vma cimport vm_get_page_prot, vma_end, vma_start
-from shmm.mm.vma_adjust cimport vma_merge_neighbours
+from shmm.mm.vma cimport vma_end, vma_start
+from shmm.mm.vma_adjust cimport vma_modify_flags
 from shmm.mm.vma_tree cimport next_vma
 
-
-cdef inline bint can_change_pte_writable(vcpu_t *c, u64 flags, u64 pte) noexcept nogil:
-    """A private anonymous page that nobody shares may become writable without a fault."""
-    return (flags & SHMM_VM_WRITE != 0 and not flags & SHMM_VM_SHARED and not pte & SHMM_PTE_SPECIAL
-            and ld32_relaxed(&c.frames[compound_head(c, pte_pfn(pte))].kind) == SHMM_FRAME_ANON
-            and ld32_relaxed(&c.frames[compound_head(c, pte_pfn(pte))].exclusive) != 0)
-
-
-cdef inline u64 pte_modify(vcpu_t *c, u64 pte, u64 flags) noexcept nogil:
-    """The pte with the VMA's new permissions: page, accessed and dirty bits stay."""
-    cdef u64 prot = vm_get_page_prot(flags)
-    if prot & SHMM_PTE_WRITE and not pte & SHMM_PTE_WRITE:
-        prot &= ~SHMM_PTE_WRITE                 # a shared file page still waits for its first write
-    if can_change_pte_writable(c, flags, pte):
-        prot |= SHMM_PTE_WRITE
-    return pte & ~(SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE | SHMM_PTE_WRITE | SHMM_PTE_USER | SHMM_PTE_NX) | prot
+cdef enum:
+    PROT_RWX = 7
+    PROT_SEM = 8                    # accepted, and means nothing
+    PROT_GROWSDOWN = 0x01000000
+    PROT_GROWSUP = 0x02000000
 
 
 cdef inline void change_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u64 end, u64 flags) noexcept nogil:
@@ -52,7 +43,7 @@ cdef inline void change_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 add
     spin_lock(c, pte_lockptr(c, pmd))
     while addr < end:
         pte = ld64_relaxed(entry)
-        if pte:
+        if pte_present(pte):                    # a swap entry carries no permissions
             new = pte_modify(c, pte, flags)
             while new != pte and cmpxchg64(entry, pte, new) != pte:     # the MMU set a bit meanwhile
                 pte = ld64_relaxed(entry)
@@ -94,6 +85,8 @@ cdef inline void change_protection(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 f
     cdef mmu_gather_t tlb
     cdef a64 *pmd
     cdef u64 stop
+    if not mutant(SHMM_M_NOTIFIER_MPROTECT):
+        mmu_notifier_invalidate_range_start(c, mm, addr, end)
     tlb_gather_mmu(&tlb, mm)
     while addr < end:
         stop = end_of_entry(addr, end, PMD)
@@ -104,31 +97,67 @@ cdef inline void change_protection(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 f
             change_pmd_range(c, &tlb, pmd, addr, stop, flags)
         addr = stop
     tlb_finish_mmu(c, &tlb)
+    if not mutant(SHMM_M_NOTIFIER_MPROTECT):
+        mmu_notifier_invalidate_range_end(c, mm)
+
+
+cdef inline i64 account_writable(vcpu_t *c, u32 vma, u64 start, u64 end, u64 *flags) noexcept nogil:
+    """VM_ACCOUNT: of what became writable once the whole may be written, so it stays charged; unless nothing was ever
+    written (kernels since 6.2).  Two neighbours that differ in it do not merge."""
+    cdef u64 old = ld64_relaxed(&c.vmas[vma].flags)
+    if flags[0] & SHMM_VM_WRITE:
+        if not old & (SHMM_VM_ACCOUNT | SHMM_VM_WRITE | SHMM_VM_SHARED | SHMM_VM_NORESERVE):
+            if not vm_enough_memory(c, end - start):
+                return -ENOMEM
+            flags[0] |= SHMM_VM_ACCOUNT
+    elif old & SHMM_VM_ACCOUNT and ld32_relaxed(&c.vmas[vma].file) == 0 and vma_anon(c, vma) == 0:
+        flags[0] &= ~SHMM_VM_ACCOUNT
+    return 0
+
+
+cdef inline bint vma_wants_writenotify(vcpu_t *c, u32 vma) noexcept nogil:
+    """Whether a file system does; shared anonymous memory, and tmpfs, have nobody to tell."""
+    cdef u32 file = ld32_relaxed(&c.vmas[vma].file)
+    return file == 0 or not get32(&c.files[file].shmem)
 
 
 cdef inline i64 mprotect_fixup(vcpu_t *c, mm_t *mm, u32 vma, u64 start, u64 end, u64 new, u32 *covers) noexcept nogil:
     """Gives the part [start, end) of a VMA new flags.  covers: the VMA that holds the part afterwards."""
+    cdef u64 old = ld64_relaxed(&c.vmas[vma].flags)
     cdef i64 err
     covers[0] = vma
-    if ld64_relaxed(&c.vmas[vma].flags) == new:
+    if old == new:
         return 0
-    err = split_at_edges(c, mm, start, end)
+    err = account_writable(c, vma, start, end, &new)
+    if err == 0:
+        err = vma_modify_flags(c, mm, vma, start, end, new, covers)
     if err:
         return err
-    vma = find_vma(c, mm, start)
-    st64_relaxed(&c.vmas[vma].flags, new)
-    change_protection(c, mm, start, end, new)
-    covers[0] = vma_merge_neighbours(c, mm, vma)
+    change_protection(c, mm, start, end, new if vma_wants_writenotify(c, covers[0]) else new | NO_WRITENOTIFY)
+    if old & (SHMM_VM_WRITE | SHMM_VM_SHARED | SHMM_VM_LOCKED) == SHMM_VM_LOCKED and new & SHMM_VM_WRITE:
+        populate_vma_page_range(c, mm, covers[0], start, end)       # locked memory has no faults to come
     return 0
+
+
+cdef inline i64 grow_range(vcpu_t *c, u32 vma, u64 *start, u64 end, u32 prot) noexcept nogil:
+    """PROT_GROWSDOWN: the change begins where the VMA does.  Nothing grows up here, so that PROT_GROWSUP is refused."""
+    if vma == 0 or vma_start(c, vma) >= end:
+        return -ENOMEM
+    if prot & PROT_GROWSDOWN:
+        start[0] = vma_start(c, vma)
+        return 0 if ld64_relaxed(&c.vmas[vma].flags) & SHMM_VM_GROWSDOWN else -EINVAL
+    return -ENOMEM if vma_start(c, vma) > start[0] else -EINVAL
 
 
 cdef inline i64 do_mprotect(vcpu_t *c, mm_t *mm, u64 start, u64 end, u32 prot) noexcept nogil:
     """mmap_lock held for write.  Stops at the first hole (-ENOMEM); what came before it is changed, as in Linux."""
     cdef u32 vma = find_vma(c, mm, start)
     cdef u64 at = start
-    cdef u64 stop, flags
+    cdef u64 flags
     cdef i64 err = 0
     cdef u32 covers = 0
+    if prot & (PROT_GROWSDOWN | PROT_GROWSUP):
+        err = grow_range(c, vma, &at, end, prot)
     while at < end and err == 0:
         if vma == 0 or vma_start(c, vma) > at:
             return -ENOMEM
@@ -136,24 +165,26 @@ cdef inline i64 do_mprotect(vcpu_t *c, mm_t *mm, u64 start, u64 end, u32 prot) n
         flags = flags & ~(SHMM_VM_READ | SHMM_VM_WRITE | SHMM_VM_EXEC) | calc_vm_prot_bits(prot)
         if (flags & ~(flags >> 4)) & (SHMM_VM_READ | SHMM_VM_WRITE | SHMM_VM_EXEC):     # beyond the VM_MAY* bits
             return -EACCES
-        stop = min(vma_end(c, vma), end)
-        err = mprotect_fixup(c, mm, vma, at, stop, flags, &covers)
-        at = stop
-        vma = covers if vma_end(c, covers) > at else next_vma(c, covers)
+        err = mprotect_fixup(c, mm, vma, at, min(vma_end(c, vma), end), flags, &covers)
+        if err:
+            return err
+        at = vma_end(c, covers)         # what merged with the part has these flags already
+        vma = next_vma(c, covers)
     return err
 
 
 cdef inline i64 vm_mprotect(vcpu_t *c, mm_t *mm, u64 start, u64 length, u32 prot) noexcept nogil:
     """mprotect(2): 0, -EINVAL, -ENOMEM or -EACCES."""
-    cdef u64 end
+    cdef u64 end = start + page_align(length)
     cdef i64 ret
-    if start & (SHMM_PAGE_SIZE - 1) or prot & ~(<u32> 7):
+    if prot & PROT_GROWSDOWN and prot & PROT_GROWSUP or start & (SHMM_PAGE_SIZE - 1):
         return -EINVAL
     if length == 0:
         return 0
-    end = start + page_align(length)
-    if end <= start or end > SHMM_TASK_SIZE:
+    if end <= start:
         return -ENOMEM
+    if prot & ~(<u32> (PROT_RWX | PROT_SEM | PROT_GROWSDOWN | PROT_GROWSUP)):
+        return -EINVAL
     mmap_write_lock(c, mm)
     ret = do_mprotect(c, mm, start, end, prot)
     mmap_write_unlock(c, mm)

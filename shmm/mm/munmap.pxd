@@ -10,20 +10,23 @@
    8  free the VMAs, by RCU
    9  mmap_read_unlock
 
-A MAP_FIXED replacement does the same without step 4: it still needs the lock for write, and the count stays odd."""
+A MAP_FIXED replacement does the same without step 4: it still needs the lock for write, and the count stays odd.  Nor
+is there a step 4 below a stack, which may grow under the lock for read."""
 
-from libc.errno cimport EINVAL
+from libc.errno cimport EINVAL, ENOMEM
 
 from shmm.arch.arch cimport get32, get64, i64, ld64_relaxed, mutant, put32, put64, u32, u64
-from shmm.arch.mutants cimport SHMM_M_DOWNGRADE_EARLY
-from shmm.layout cimport SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_TASK_SIZE, SHMM_VM_LOCKED, mm_t, vcpu_t
+from shmm.arch.mutants cimport SHMM_M_DOWNGRADE_BELOW_STACK, SHMM_M_DOWNGRADE_EARLY
+from shmm.layout cimport (
+    SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_TASK_SIZE, SHMM_VM_GROWSDOWN, SHMM_VM_LOCKED, mm_t, vcpu_t,
+)
 from shmm.mm.call_rcu cimport rcu_relieve
 from shmm.mm.find_vma cimport find_vma_intersection
 from shmm.mm.lru cimport lru_add_drain
 from shmm.mm.mmap_lock cimport mmap_read_unlock, mmap_write_downgrade, mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu
 from shmm.mm.vma cimport vma_end, vma_start
-from shmm.mm.vma_adjust cimport split_vma, vm_area_free
+from shmm.mm.vma_adjust cimport vm_area_free, vma_cut
 from shmm.mm.vma_tree cimport next_vma, prev_vma, vma_unlink
 from shmm.mm.zap cimport free_pgtables, zap_page_range
 
@@ -70,21 +73,31 @@ cdef inline void unmap_region(vcpu_t *c, mm_t *mm, u32 vmas, u64 floor, u64 ceil
 
 
 cdef inline i64 split_at_edges(vcpu_t *c, mm_t *mm, u64 start, u64 end) noexcept nogil:
-    """Makes start and end VMA borders where they fall inside one.  0 or -ENOMEM."""
+    """Makes start and end VMA borders where they fall inside one.  0 or -ENOMEM.  Only a hole in the midst of a VMA
+    leaves one more behind than before, so only that asks for the limit."""
     cdef u32 vma = find_vma_intersection(c, mm, start, end)
     cdef i64 err = 0
     if vma and vma_start(c, vma) < start:
-        err = split_vma(c, mm, vma, start)
+        if vma_end(c, vma) > end and get32(&mm.map_count) >= c.g.max_map_count:
+            return -ENOMEM
+        err = vma_cut(c, mm, vma, start)
     if err == 0:
         vma = find_vma_intersection(c, mm, end, end + 1)
         if vma and vma_start(c, vma) < end:
-            err = split_vma(c, mm, vma, end)
+            err = vma_cut(c, mm, vma, end)
     return err
+
+
+cdef inline bint may_downgrade(vcpu_t *c, u32 next) noexcept nogil:
+    """Whether the range may be torn down under the lock for read: not if what follows could grow into it meanwhile
+    (detach_vmas_to_be_unmapped of 5.17)."""
+    return not c.g.stack_growth or next == 0 or mutant(SHMM_M_DOWNGRADE_BELOW_STACK) or (
+        not ld64_relaxed(&c.vmas[next].flags) & SHMM_VM_GROWSDOWN)
 
 
 cdef inline i64 do_munmap(vcpu_t *c, mm_t *mm, u64 start, u64 end, bint downgrade) noexcept nogil:
     """[start, end) page-aligned; mmap_lock held for write.  0: done, lock still held for write; 1: done, and
-    downgraded; or -ENOMEM with nothing unmapped."""
+    downgraded (if asked for, and possible); or -ENOMEM with nothing unmapped."""
     cdef u32 vma, prev, next, doomed
     cdef u64 floor, ceiling
     cdef i64 err
@@ -99,6 +112,7 @@ cdef inline i64 do_munmap(vcpu_t *c, mm_t *mm, u64 start, u64 end, bint downgrad
         mmap_write_downgrade(c, mm)
     doomed = detach_vmas(c, mm, vma, end)
     next = next_vma(c, prev) if prev else get32(&mm.vma_first)
+    downgrade = downgrade and may_downgrade(c, next)
     floor = vma_end(c, prev) if prev else 0
     ceiling = vma_start(c, next) if next else <u64> 1 << 48
     if downgrade and not mutant(SHMM_M_DOWNGRADE_EARLY):

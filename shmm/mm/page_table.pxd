@@ -67,6 +67,11 @@ cdef inline bint pte_present(u64 pte) noexcept nogil:
     return pte & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE) != 0
 
 
+cdef inline bint pte_protnone(u64 pte) noexcept nogil:
+    """Maps a page, but the program may not access it: its VMA is PROT_NONE, or the pte is a hint for NUMA balancing."""
+    return pte & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE) == SHMM_PTE_PROTNONE
+
+
 cdef inline spinlock_t *pte_lockptr(vcpu_t *c, u64 pmd) noexcept nogil:
     """The ptl of the table that a pmd entry points to."""
     return &c.frames[pte_pfn(pmd)].ptl
@@ -112,6 +117,26 @@ cdef inline a64 *find_pmd(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
     return entry_below(c, entry, addr, PMD)
 
 
+cdef inline bint pmd_trans_huge(u64 pmd) noexcept nogil:
+    """Maps 2 MiB itself.  In the midst of a split it is so, and not present."""
+    return pmd & SHMM_PTE_PSE != 0
+
+
+cdef inline u64 huge_part(u64 pmd, u64 addr) noexcept nogil:
+    """What of a huge pmd maps one page, as the pte that a table would have: the TLB caches single pages."""
+    cdef u64 index = addr >> SHMM_PAGE_SHIFT & (SHMM_PTRS_PER - 1)
+    return (pmd & ~SHMM_PTE_PSE) + (index << SHMM_PAGE_SHIFT)
+
+
+cdef inline u64 pte_at(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
+    """The pte for addr, 0 also where tables are missing.  The tables must be held in place, as for find_pmd."""
+    cdef a64 *pmd = find_pmd(c, mm, addr)
+    cdef u64 entry = get_entry(pmd) if pmd != NULL else 0
+    if pmd_trans_huge(entry):
+        return huge_part(entry, addr)
+    return get_entry(entry_below(c, entry, addr, PTE)) if entry else 0
+
+
 cdef inline bint install_table(vcpu_t *c, mm_t *mm, a64 *entry, u32 level) noexcept nogil:
     """Makes sure that the entry points to a table of the given level.  False: out of memory."""
     cdef u32 table = alloc_table(c, mm, level)
@@ -126,11 +151,6 @@ cdef inline bint install_table(vcpu_t *c, mm_t *mm, a64 *entry, u32 level) noexc
         fetch_add64_relaxed(&mm.pgtables, <u64> -1)
         free_table(c, table)
     return True
-
-
-cdef inline bint pmd_trans_huge(u64 pmd) noexcept nogil:
-    """Maps 2 MiB itself.  In the midst of a split it is so, and not present."""
-    return pmd & SHMM_PTE_PSE != 0
 
 
 cdef inline a64 *pmd_entry_alloc(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:

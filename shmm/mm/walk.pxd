@@ -25,13 +25,13 @@ entry is looked at once more under the lock, as pte_offset_map_lock does since L
 
 from shmm.arch.arch cimport a64, cpu_relax, ld64_relaxed, mutant, u32, u64
 from shmm.arch.mutants cimport (
-    SHMM_M_PMD_SAME, SHMM_M_PMD_UNDER_PTL, SHMM_M_PTL_LOOP, SHMM_M_PTL_SPIN, SHMM_M_SEQ1, SHMM_M_SEQ2, SHMM_M_SEQ_BOTH,
-    SHMM_M_VMA_MEMCMP, SHMM_M_WALK_UNPROTECTED,
+    SHMM_M_COW_ABA, SHMM_M_PMD_SAME, SHMM_M_PMD_UNDER_PTL, SHMM_M_PTL_LOOP, SHMM_M_PTL_SPIN, SHMM_M_SEQ1, SHMM_M_SEQ2,
+    SHMM_M_SEQ_BOTH, SHMM_M_VMA_MEMCMP, SHMM_M_WALK_UNPROTECTED,
 )
 from shmm.layout cimport (
-    SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1,
-    SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2, SHMM_C_ptl_contended, SHMM_COLLAPSE_READ, SHMM_WALK_IRQ, mm_t, spinlock_t,
-    vcpu_t,
+    SHMM_COLLAPSE_READ, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PMD, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_PTL,
+    SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ1, SHMM_C_SPF_ABORT_PTE_MAP_LOCK_SEQ2, SHMM_C_ptl_contended, SHMM_WALK_IRQ, mm_t,
+    spinlock_t, vcpu_t,
 )
 from shmm.mm.irq cimport irq_disable, irq_enable
 from shmm.mm.page_table cimport PTE, entry_below, pte_lockptr
@@ -66,6 +66,12 @@ cdef struct vm_fault_t:
     spinlock_t *ptl             # the lock of the pte's table
 
 
+cdef inline u32 spf_abort(vcpu_t *c, u32 reason) noexcept nogil:
+    """Speculation gives up, for the reason that this counter names."""
+    count_vm_event(c, reason)
+    return VM_FAULT_RETRY
+
+
 cdef inline void speculative_page_walk_begin(vcpu_t *c) noexcept nogil:
     if mutant(SHMM_M_WALK_UNPROTECTED):
         return
@@ -94,7 +100,7 @@ cdef inline bint nothing_changed(vcpu_t *c, vm_fault_t *vmf, int without) noexce
     """Steps 2 and 5; without: the mutant that leaves this one out."""
     if mutant(without) or mutant(SHMM_M_SEQ_BOTH):
         return True
-    if mutant(SHMM_M_VMA_MEMCMP):
+    if mutant(SHMM_M_VMA_MEMCMP) or mutant(SHMM_M_COW_ABA):
         return vma_unchanged(c, &vmf.vma)
     return mmap_seq_read_check(vmf.mm, vmf.seq)
 

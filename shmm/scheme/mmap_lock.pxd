@@ -1,7 +1,7 @@
 """The classical page fault: mmap_lock for read, and everything is stable.
 
     mmap_read_lock
-    find_vma, access rights
+    find_vma (a stack grows here), access rights
     handle_mm_fault
     mmap_read_unlock
 
@@ -18,6 +18,7 @@ from shmm.layout cimport (
 from shmm.mm.fault cimport handle_mm_fault
 from shmm.mm.find_vma cimport vma_lookup
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock
+from shmm.mm.stack cimport expand_stack
 from shmm.mm.vma cimport vma_copy
 from shmm.mm.vmstat cimport count_vm_event
 from shmm.mm.walk cimport FAULT_INSTRUCTION, FAULT_WRITE, VM_FAULT_OOM, VM_FAULT_SIGBUS, VM_FAULT_SIGSEGV, vm_fault_t
@@ -54,6 +55,8 @@ cdef inline u32 fault_mmap_lock(vcpu_t *c, mm_t *mm, u64 addr, u32 access) noexc
     count_vm_event(c, SHMM_C_faults_classic)
     mmap_read_lock(c, mm)
     vma = vma_lookup(c, mm, addr)
+    if vma == 0 and c.g.stack_growth:
+        vma = expand_stack(c, mm, addr)
     if vma:
         vma_copy(&vmf.vma, c, vma)
         if not access_error(vmf.vma.flags, access):

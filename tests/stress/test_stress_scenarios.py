@@ -54,8 +54,8 @@ class Policed(Config):
 def test_real_cpus_keep_the_invariants(name, scheme, variant):
     scene = load(name).scene()
     programs = [rounds(scene, cpu).array() for cpu in range(scene.cpus)]
-    job = Job(name, programs, frames=256, files=list(scene.files), vmas=256, mms=2, regions=16, huge=scene.huge,
-              finite=True)
+    job = Job(name, programs, frames=256, files=list(scene.files), vmas=256, mms=2, regions=16, finite=True,
+              swap_pages=scene.swap_pages, huge=scene.huge)
     run = run_point(Policed(scheme=scheme, workload=name, cpus=scene.cpus, paranoid=True, **VARIANTS[variant]), job)
     assert run["violations"] == 0, run["violation_messages"]
     assert run["frames_leaked"] == 0
