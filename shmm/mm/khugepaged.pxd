@@ -26,6 +26,7 @@ The policy collapse=read is no kernel's, for anonymous memory: the same under mm
 retracts tables of files.  mmap_seq does not move, and the pmd entry alone tells a speculator.  page_table_lock is then
 held from 4 to 7, and who zaps under the read lock takes it as well (zap.pxd); faults look at the entry again under the
 ptl (walk.pxd), and a collapse whether another one was first.  It is there to see what step 3 of pte_map_lock is for.
+MADV_FREE, MADV_PAGEOUT and NUMA hints, which work on ptes under the read lock too, do not know of it.
 
 A read-only page may be shared with a child, whose ptes count as references too; that cannot be told from a pin here, so
 only a page that is exclusive and yet has several references counts as pinned.  Of the other, whoever pinned it reads
