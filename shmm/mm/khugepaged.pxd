@@ -26,6 +26,7 @@ The policy collapse=read is no kernel's, for anonymous memory: the same under mm
 retracts tables of files.  mmap_seq does not move, and the pmd entry alone tells a speculator.  page_table_lock is then
 held from 4 to 7, and who zaps under the read lock takes it as well (zap.pxd); faults look at the entry again under the
 ptl (walk.pxd), and a collapse whether another one was first.  It is there to see what step 3 of pte_map_lock is for.
+MADV_FREE, MADV_PAGEOUT and NUMA hints, which work on ptes under the read lock too, do not know of it.
 
 A read-only page may be shared with a child, whose ptes count as references too; that cannot be told from a pin here, so
 only a page that is exclusive and yet has several references counts as pinned.  Of the other, whoever pinned it reads
@@ -52,6 +53,7 @@ from shmm.mm.huge_memory cimport hpage_start, huge_pmd, pgtable_trans_huge_depos
 from shmm.mm.lru cimport lru_add, lru_add_drain
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_flush_mmu, tlb_full, tlb_gather_mmu, tlb_remove_page
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.page_table cimport (
     find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_pfn, pte_present, set_entry, table_entry,
 )
@@ -253,7 +255,9 @@ cdef inline i64 collapse_pmd(vcpu_t *c, mm_t *mm, u64 start) noexcept nogil:
     err = scan_pmd(c, &job, &vm_flags)
     if err == 0:
         lru_add_drain(c)
+        mmu_notifier_invalidate_range_start(c, mm, start, start + SHMM_HPAGE_SIZE)
         err = collapse_huge_page(c, &job, vm_flags)
+        mmu_notifier_invalidate_range_end(c, mm)
         if err == 0:
             job.head = 0
     collapse_unlock(c, &job)
