@@ -32,7 +32,7 @@ cdef extern from "arch.h" nogil:
         u64 clock, accesses, switches, warm, least, most, begun, lasted, round_pc, least_rounds, rng
         u64 most_accesses, accesses_begun, accesses_ended, rounds, first_round
         int status, out_of_memory, phase, clocked
-        u32 ncpu, frame_line, nodes
+        u32 ncpu, frame_line, nodes, swap_pages
         sim_machine_t cost
         sim_rooms_t rooms
         u8 *structure
@@ -212,7 +212,7 @@ cdef class Simulation:
             give_back()
             raise
         memcpy(sim.structure, &structure[0], structure.shape[0])
-        sim.stop, sim.nodes = &g.stop, g.nnode
+        sim.stop, sim.nodes, sim.swap_pages = &g.stop, g.nnode, g.nswap
         sim.rooms.main, sim.rooms.interrupt, sim.rooms.irqs_on = cpu_main, cpu_interrupt, cpu_irqs_on
         sim.rooms.is_table, sim.rooms.snapshot = frame_is_table, snapshot
 

@@ -249,7 +249,9 @@ static uint32_t transfer_from_memory(uint32_t line)
 	if (line < sim.frame_line || sim.nodes < 2)
 		return sim.cost.memory;
 	pfn = line >= sim.memory_line ? (line - sim.memory_line) / 64 : line - sim.frame_line;
-	return pfn * sim.nodes / sim.pages == sim.me->socket ? sim.cost.memory : sim.cost.memory_remote;
+	if (pfn >= sim.pages - sim.swap_pages)          /* a swap slot: of no node */
+		return sim.cost.memory;
+	return pfn * sim.nodes / (sim.pages - sim.swap_pages) == sim.me->socket ? sim.cost.memory : sim.cost.memory_remote;
 }
 
 /* ---- transfers -------------------------------------------------------------------------------------------------*/

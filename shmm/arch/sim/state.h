@@ -145,7 +145,7 @@ static struct {
 	sim_rooms_t rooms;
 	uint64_t rng;
 	uint64_t size, memory_off, pages;       /* of the segment; its frames are divided among so many nodes */
-	uint32_t nodes;
+	uint32_t nodes, swap_pages;             /* these lie behind the frames */
 	a32 *stop;                              /* the run's stop word */
 
 	/* measuring */
