@@ -49,6 +49,16 @@ def calibration() -> Extension:
                      depends=[str(path) for path in sorted(Path("shmm/arch").glob("*.h"))])
 
 
+def host() -> Extension:
+    """What executes programs on this machine's own kernel: no rooms either.
+
+    Its executor gives up the C library, so nothing may need a canary, or turn a loop into a call of memset."""
+    return Extension("shmm._host", ["shmm/_host.pyx"], include_dirs=["shmm", "shmm/arch"],
+                     define_macros=[("_GNU_SOURCE", None)],
+                     extra_compile_args=[*CFLAGS, "-O2", "-fno-stack-protector", "-fno-tree-loop-distribute-patterns"],
+                     depends=[str(path) for path in sorted(Path("shmm").rglob("*.h"))])
+
+
 def engines() -> list[Extension]:
     """The engines that are shipped, and the calibration.
 
@@ -56,5 +66,5 @@ def engines() -> list[Extension]:
     native = engine("shmm._fast", "shmm/_fast.pyx", "native.h")
     check = engine("shmm._check", "shmm/_check.pyx", "check.h", optimise="-O3")     # a tenth faster
     sim = engine("shmm._sim", "shmm/_sim.pyx", "sim.h")
-    return [*cythonize([native, sim, calibration()], compiler_directives=DIRECTIVES),
+    return [*cythonize([native, sim, host(), calibration()], compiler_directives=DIRECTIVES),
             *cythonize([check], compiler_directives=DIRECTIVES, emit_linenums=True)]

@@ -106,5 +106,6 @@ def throughput(terminalreporter: Any, clock: str) -> None:
         if {"mmap_lock", "spf"} <= set(rates):
             attempts = schemes["spf"]["spf_attempt"]
             aborted = f"{100 * schemes['spf']['spf_abort'] / attempts:.2f} %" if attempts else "-"
+            kernel = f"   the host's kernel {rates['host']:,.0f}/s" if "host" in rates else ""
             write(f"{workload:<14}{cpus:>5}{rates['mmap_lock']:>12,.0f}/s{rates['spf']:>12,.0f}/s"
-                  f"{rates['spf'] / rates['mmap_lock']:>9.2f}x{aborted:>10}")
+                  f"{rates['spf'] / rates['mmap_lock']:>9.2f}x{aborted:>10}{kernel}")

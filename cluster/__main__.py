@@ -17,9 +17,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 MODULES = {                     # commands that are modules: add_arguments(parser), main(args)
     "check": "explore the schedules of a few operations",
+    "record": "run a program under perf and record it for replay",
     "replay": "run what a recorded program did",
     "calibrate": "measure this machine and write a machine file for it",
     "validate": "recompute published curves with the simulator",
+    "oracle": "compare programs with this machine's own kernel",
 }
 COMMANDS = ("run", *MODULES, "doctor", "clean")
 USAGE, ENVIRONMENT, INTERRUPTED = 2, 3, 130
@@ -29,14 +31,17 @@ EXAMPLES = """examples:
   shmm run --cpus 1,2,4 --workload page_fault1,pft  a small sweep
   shmm run --engine sim --machine skylake-2x28 --workload pft --cpus 1,4,12,21,48,112
   shmm run --engine sim --machine skylake-2x28 --workload pft --cpus 12,48 --vary transfer=10..200ns,ipi=0.5..4x
+  shmm run --engine native,host --cpus 2            both schemes, and beside them this machine's own kernel
   shmm run --workload ebizzy --workload-args=-mTR --scheme spf --json result.json
   shmm run --list                                   the workloads
   shmm check --all                                  every schedule of every scenario, up to two preemptions
   shmm check --mutants                              takes each protection away and sees what notices
   shmm validate                                     published curves, recomputed: how far off is the simulator?
+  shmm record -o gcc.txt.xz -- gcc -c hello.c       what a program does to its address spaces, for shmm replay
   shmm calibrate                                    measures this machine and writes the machine file `host`
+  shmm oracle --programs 2000 --seed 1              the same programs on this machine's kernel: nothing may differ
 
-exit status: 0 fine, 1 a violation was found, a worker died or a validation curve was missed, 2 usage,
+exit status: 0 fine, 1 a violation or divergence was found, a worker died or a validation curve was missed, 2 usage,
 3 this environment cannot run it, 130 interrupted (what was measured so far is printed and saved)
 """
 
@@ -118,7 +123,8 @@ def add_module(parser: argparse.ArgumentParser, name: str) -> None:
 
 def run_command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     """Measures all points that the options ask for."""
-    from shmm.cluster import machines, options, sizing, topology, workloads
+    from shmm.cluster import host, machines, options, sizing, topology, workloads
+    from shmm.cluster.config import HOST
 
     if args.list:
         for name, description in workloads.available().items():
@@ -131,7 +137,11 @@ def run_command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> in
     points, modelled = options.points(args), options.modelled(args)
     try:
         for point in points:
-            sizing.job_for(point).geometry()
+            job = sizing.job_for(point)
+            if point.engine == HOST:
+                host.check(job)
+            else:
+                job.geometry()
         if modelled:
             check_modelled(modelled)
         sweeps = options.sweeps(args, modelled)

@@ -13,9 +13,10 @@ from shmm.program import OP
 from shmm.segment import Geometry, Segment, SegmentError
 
 SCHEMES = ("mmap_lock", "spf")
-ENGINES = ("native", "sim")
-SECONDS = {"native": 2.0, "sim": 0.002}         # measured by default, on the engine's clock
-IPIS = {"native": "mailbox", "sim": "signal"}   # a simulated CPU has a core: requests interrupt it
+HOST = "host"                   # an engine, and what it calls the one scheme that its kernel has
+ENGINES = ("native", "sim", HOST)
+SECONDS = {"native": 2.0, "sim": 0.002, HOST: 2.0}        # measured by default, on the engine's clock
+IPIS = {"native": "mailbox", "sim": "signal", HOST: ""}   # a simulated CPU has a core: requests interrupt it
 START_METHODS = ("fork", "forkserver")
 RECORDS_PER_LINE = 8            # result words of 8 bytes on a line of 64
 
@@ -43,12 +44,18 @@ class Config:
     walk: str = "irq"
     table_free: str = "ipi"
     ipi: str = ""                       # empty: IPIS
+    thp: str = "never"                  # huge pages: never, madvise, always
+    vma_free: str = "auto"
+    vma_tree: str = "rbtree"
+    preempt_rt: bool = False            # spinlocks sleep, and none may be waited for with interrupts off
     start_method: str = "fork"
     pin: bool | None = None             # None: if there are enough cores
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seconds", self.seconds or SECONDS[self.engine])
         object.__setattr__(self, "ipi", self.ipi or IPIS[self.engine])
+        if self.engine == HOST:
+            object.__setattr__(self, "scheme", HOST)
 
     @property
     def warmup_seconds(self) -> float:
@@ -58,13 +65,15 @@ class Config:
     def policies(self) -> dict[str, str | bool]:
         """What decides how the memory manager works, by the names of the command line."""
         return {"scheme": self.scheme, "walk": self.walk, "table_free": self.table_free, "ipi": self.ipi,
-                "force_speculation": self.force_speculation, "zero": self.zero, "paranoid": self.paranoid}
+                "force_speculation": self.force_speculation, "zero": self.zero, "paranoid": self.paranoid,
+                "thp": self.thp, "vma_free": self.vma_free, "vma_tree": self.vma_tree, "preempt_rt": self.preempt_rt}
 
     def segment_policy(self, shared_core: bool) -> dict[str, Any]:
         """The same, as Segment.create takes it."""
         return {"scheme": self.scheme, "walk": self.walk, "table_free": self.table_free, "ipi": self.ipi,
+                "vma_free": self.vma_free, "vma_tree": self.vma_tree, "preempt_rt": self.preempt_rt,
                 "force_speculation": self.force_speculation, "zeroing": self.zero,
-                "paranoid": self.paranoid, "shared_core": shared_core,
+                "paranoid": self.paranoid, "thp": self.thp, "shared_core": shared_core,
                 "queued_spinlocks": 0 if shared_core else 1}
 
 
@@ -81,6 +90,8 @@ class Job:
     vmas: int = 1024                    # mappings at once, of all address spaces
     regions: int | None = None          # see Geometry.for_run
     mms: int = 1
+    swap_pages: int = 0
+    huge: int = 0                       # huge pages, on top of the data frames
     finite: bool = False                # the programs end by themselves
     bytes_per_cpu: int = 0              # what one task maps, and in the original; for the report
     original_bytes: int = 0
@@ -91,7 +102,7 @@ class Job:
         return Geometry.for_run(
             len(self.programs), self.frames, mms=self.mms, vmas=self.vmas, regions=self.regions,
             files=len(self.files) + 1, file_pages=sum(pages for pages, _ in self.files),
-            insns=self.insns() + 1,
+            insns=self.insns() + 1, swap_pages=self.swap_pages, huge=self.huge,
         )
 
     def places_itself(self, cpu: int) -> bool:

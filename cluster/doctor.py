@@ -5,6 +5,7 @@ Imports nothing of the native engine before a check has looked at it."""
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import signal
@@ -221,6 +222,24 @@ def check_semaphores() -> Finding:
     return OK, "POSIX semaphores work"
 
 
+def check_host_kernel() -> Finding:
+    """Whether programs can be executed on the machine's own kernel, for --engine host."""
+    try:
+        from shmm.host import Host
+    except ImportError as error:
+        return WARN, f"the host engine cannot be loaded ({error}): build it with `python -m pip install -e .`"
+    from shmm.program import Program
+
+    program = Program()
+    program.load(0, expect=-errno.EFAULT)           # a SIGSEGV that is caught
+    with Host() as host:
+        outcome = host.execute(program)
+    if outcome.status != "done":
+        return WARN, f"--engine host does not work here: {outcome.message}"
+    return OK, f"{platform.release()} executes programs (--engine host), each in an address space of " \
+               f"{len(outcome.maps)} mappings"
+
+
 def check_leftovers() -> Finding:
     """What dead runs have left in /dev/shm."""
     from shmm.segment import leftovers
@@ -231,7 +250,18 @@ def check_leftovers() -> Finding:
     return OK, "nothing of dead runs in /dev/shm"
 
 
+def check_recording() -> Finding:
+    """Whether `shmm record` can work; nothing else needs it."""
+    from shmm.cluster.record import obstacles
+
+    obstacle = obstacles.find()
+    if obstacle is not None:
+        return WARN, f"`shmm record` cannot work here: {obstacle}"
+    return OK, f"`shmm record` has perf and the tracepoints in {obstacles.tracefs()}"
+
+
 CHECKS: tuple[Callable[[], Finding], ...] = (
     check_system, check_python, check_packages, check_engine, check_shared_memory, check_memory, check_cores,
-    check_processes, check_death_signal, check_futex, check_semaphores, check_leftovers,
+    check_processes, check_death_signal, check_futex, check_semaphores, check_host_kernel, check_leftovers,
+    check_recording,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import shlex
 from collections.abc import Callable, Sequence
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from shmm.cluster import machines, topology
-from shmm.cluster.config import ENGINES, SCHEMES, START_METHODS, Config
+from shmm.cluster.config import ENGINES, HOST, SCHEMES, START_METHODS, Config
 from shmm.cluster.words import BASE
 
 MAX_CPUS = 1024
+BESIDE = f"native,{HOST}"       # both, on programs of the same size
 UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -34,9 +36,11 @@ def add_run_options(parser: argparse.ArgumentParser, *, workloads: bool = True) 
         parser.add_argument("--list", action="store_true", help="list the workloads and exit")
     parser.add_argument("--scheme", type=names, default=SCHEMES, metavar="A[,B...]",
                         help=f"concurrency designs (default: {','.join(SCHEMES)})")
-    parser.add_argument("--engine", type=one_of("engine", ENGINES if workloads else ENGINES[:1]), metavar="ENGINE",
+    engines = (*ENGINES, BESIDE) if workloads else ENGINES[:1]
+    parser.add_argument("--engine", type=one_of("engine", engines), metavar="ENGINE",
                         help="what executes the CPUs: native, each a process (the default)"
-                             + ("; sim, a model of --machine in virtual time" if workloads else ""))
+                             + ("; sim, a model of --machine in virtual time; host, threads on this machine's own "
+                                f"kernel, which has one scheme; {BESIDE}, both in one table" if workloads else ""))
     if workloads:
         parser.add_argument("--machine", metavar="NAME|FILE",
                             help="the machine that sim models (default: host, see `shmm calibrate`; --list names them)")
@@ -62,6 +66,18 @@ def add_run_options(parser: argparse.ArgumentParser, *, workloads: bool = True) 
     parser.add_argument("--ipi", type=one_of("ipi", ("mailbox", "signal")), metavar="mailbox|signal",
                         help="how a shootdown reaches a CPU: it looks, or is interrupted (default: mailbox; "
                              "sim: signal)")
+    parser.add_argument("--thp", default="never", type=one_of("thp", ("never", "madvise", "always")),
+                        metavar="never|madvise|always",
+                        help="huge pages for large mappings (default: never; always leaves little "
+                             "to speculate on)")
+    parser.add_argument("--vma-free", default="auto", type=one_of("vma-free", ("auto", "rcu")), metavar="auto|rcu",
+                        help="when a VMA is freed: at once while one CPU alone runs the address space, or always "
+                             "after a grace period (default: auto)")
+    parser.add_argument("--vma-tree", default="rbtree", type=one_of("vma-tree", ("rbtree", "latched")),
+                        metavar="rbtree|latched", help="the index of VMAs: a tree, or two behind a latch "
+                                                       "(default: rbtree)")
+    parser.add_argument("--preempt-rt", action="store_true",
+                        help="PREEMPT_RT: who waits for a spinlock sleeps, which is reported where interrupts are off")
     parser.add_argument("--start-method", default="fork", type=one_of("start-method", START_METHODS),
                         metavar="fork|forkserver", help="how worker processes begin (default: fork)")
     parser.add_argument("--pin", action=argparse.BooleanOptionalAction, default=None,
@@ -149,7 +165,12 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
             parser.error("--vary needs --engine sim: only what is modelled can have other figures")
         if BASE not in args.scheme or len(args.scheme) == 1:
             parser.error(f"--vary compares schemes with {BASE}: add it, and another one, to --scheme")
-    if getattr(args, "machine", None) and args.engine == "native":
+    if args.engine == HOST:
+        for name, default in EMULATED.items():
+            if getattr(args, name) != default:
+                option = "no-zero" if name == "zero" else name.replace("_", "-")
+                parser.error(f"--{option} does not apply to --engine host: its kernel is this machine's, as it is")
+    if getattr(args, "machine", None) and args.engine in ("native", HOST, BESIDE):
         parser.error("--machine is what --engine sim models: leave --engine out to see both, or say --engine sim")
     if args.json not in (None, "-"):
         folder = Path(args.json).resolve().parent
@@ -158,7 +179,9 @@ def check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
                          if not folder.is_dir() else f"argument --json: {args.json} is a directory")
 
 
-REPEATS = {"native": 3, "sim": 1}
+REPEATS = {"native": 3, "sim": 1, HOST: 3}
+EMULATED = {"scheme": SCHEMES, "walk": "irq", "table_free": "ipi", "ipi": None, "paranoid": False, "zero": True,
+            "force_speculation": False, "start_method": "fork"}     # what only emulated machines have, and its defaults
 SHOWCASE = ("skylake-2x28", "epyc-9965-2x192")      # modelled beside a native run of more CPUs than cores
 
 
@@ -167,21 +190,36 @@ def base_config(args: argparse.Namespace, **more: Any) -> Config:
     return Config(
         seed=args.seed, force_speculation=args.force_speculation,
         zero=args.zero, paranoid=args.paranoid, walk=args.walk, table_free=args.table_free, ipi=args.ipi or "",
+        thp=args.thp, vma_free=args.vma_free, vma_tree=args.vma_tree, preempt_rt=args.preempt_rt,
         start_method=args.start_method, pin=args.pin, **more,
     )
 
 
 def points(args: argparse.Namespace) -> list[Config]:
     """What is measured on this machine: every combination of workload, CPUs and scheme, the schemes together."""
-    return [] if args.engine == "sim" else combinations(args, "native", None)
+    if args.engine == "sim":
+        return []
+    if args.engine == HOST:
+        return combinations(args, HOST, None)
+    return combinations(args, "native", None) + (beside(args) if args.engine == BESIDE else [])
+
+
+def beside(args: argparse.Namespace) -> list[Config]:
+    """The same on the host's kernel, with as much memory per task as the emulated machine has for it."""
+    from shmm.cluster import sizing
+    from shmm.cluster.workloads import PAGE
+
+    native = combinations(argparse.Namespace(**vars(args) | {"scheme": SCHEMES[:1]}), "native", None)
+    return [dataclasses.replace(point, size=point.size or max(PAGE, sizing.job_for(like).bytes_per_cpu))
+            for point, like in zip(combinations(args, HOST, None), native, strict=True)]
 
 
 def modelled(args: argparse.Namespace) -> list[Config]:
     """What is simulated: all of it with --engine sim; without --engine also what this machine has too few cores for."""
-    if args.engine == "native":
-        return []
     if args.engine == "sim":
         return combinations(args, "sim", args.machine)
+    if args.engine is not None:
+        return []
     cpus = tuple(n for n in args.cpus if n > topology.usable_cores())
     big_enough = [name for name in SHOWCASE if max(cpus, default=0) <= machines.load(name).cpus]
     machine = args.machine or next(iter(big_enough), None)
@@ -192,12 +230,14 @@ def combinations(
     args: argparse.Namespace, engine: str, machine: str | None, cpus: Sequence[int] | None = None,
 ) -> list[Config]:
     """Every combination on one engine; cpus: instead of --cpus."""
-    seconds = args.seconds if engine == (args.engine or "native") else None     # of one engine's clock, not of both
+    asked = (args.engine or "native").split(",")
+    seconds = args.seconds if engine in asked else None     # of one engine's clock, not of both
+    schemes = (HOST,) if engine == HOST else args.scheme
     return [
         base_config(args, engine=engine, machine=machine, exact=args.exact,
                     repeats=args.repeats or REPEATS[engine], scheme=scheme, workload=workload,
                     workload_args=args.workload_args, cpus=n, seconds=seconds or 0.0, size=args.size)
-        for workload in args.workload for n in (args.cpus if cpus is None else cpus) for scheme in args.scheme
+        for workload in args.workload for n in (args.cpus if cpus is None else cpus) for scheme in schemes
     ]
 
 

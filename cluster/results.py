@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmm.cluster import topology
-from shmm.cluster.config import Config, Job
+from shmm.cluster.config import HOST, Config, Job
 from shmm.cluster.measurement import Measurement
 from shmm.layout import COUNTERS
 
@@ -106,7 +106,7 @@ def warnings(runs: Sequence[dict[str, Any]]) -> list[str]:
     out = []
     cores = topology.usable_cores()
     native = [run for run in runs if run["engine"] == "native"]
-    for cpus in sorted({run["cpus"] for run in native if run["cpus"] > cores}):
+    for cpus in sorted({run["cpus"] for run in runs if run["engine"] != "sim" and run["cpus"] > cores}):
         out.append(f"{cpus} CPUs on {cores} cores: time-shared, contention is understated")
     if any(run["policies"]["paranoid"] for run in runs):
         out.append("--paranoid: every TLB entry is checked at its use, figures compare with no others")
@@ -115,6 +115,9 @@ def warnings(runs: Sequence[dict[str, Any]]) -> list[str]:
     for machine in sorted({run["machine"] for run in runs if run["engine"] == "sim"}):
         out.append(f"modelled on {machine}: its figures are published, specified or estimated, no kernel was measured; "
                    "compare shapes and schemes, and see with --vary what a conclusion hangs on")
+    for kernel in sorted({run["kernel"] for run in runs if run["engine"] == HOST}):
+        out.append(f"host: {kernel} itself, with its own locking (faults under per-VMA locks since 6.4), transparent "
+                   "huge pages off and files that are memfds; of its counters only calls and page faults are known")
     for run in native:
         share = run["host_faults"] * HOST_FAULT_SECONDS / (run["seconds"] * min(run["cpus"], cores) or 1)
         if share > 0.1:

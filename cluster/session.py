@@ -14,8 +14,8 @@ from typing import Any
 
 from rich.console import Console
 
-from shmm.cluster import results, table
-from shmm.cluster.config import Config
+from shmm.cluster import host, results, table
+from shmm.cluster.config import HOST, Config
 from shmm.cluster.crew import ClusterError, Interrupted
 from shmm.cluster.launch import Progress, run_point
 from shmm.cluster.progress import Tasks, View, title
@@ -44,6 +44,8 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 def measure_named(config: Config, interrupted: Callable[[], bool], progress: Progress) -> dict[str, Any]:
     """Measures a point whose workload has a name."""
+    if config.engine == HOST:
+        return host.run_point(config, interrupted=interrupted, progress=progress)
     return run_point(config, interrupted=interrupted, progress=progress)
 
 
@@ -82,7 +84,7 @@ def measure_all(
     """Measures the points, and simulates those that are modelled so many at a time, then with the figures of the
     sweeps; prints the tables, writes the JSON (a path, or - for stdout) and returns the exit status."""
     runs: list[dict[str, Any]] = []
-    host: dict[str, Any] = {}
+    host_more: dict[str, Any] = {}
     vary: list[dict[str, Any]] = []
     error: str | None = None
     status = OK
@@ -95,7 +97,7 @@ def measure_all(
             if modelled:
                 began = time.monotonic()
                 simulated = simulate_all(modelled, jobs, interrupted)
-                host = simulation(simulated, time.monotonic() - began)
+                host_more = simulation(simulated, time.monotonic() - began)
                 runs += simulated
             if sweeps:
                 vary, whole = vary_all(sweeps, modelled, simulated, jobs, interrupted)
@@ -113,7 +115,7 @@ def measure_all(
         except OSError as failed:
             error, status = f"this machine cannot run it: {failed}; see `shmm doctor`", ENVIRONMENT
         finished = results.document(
-            runs, (points or modelled)[0].seed, error=error, interrupted=status == INTERRUPTED, host_more=host,
+            runs, (points or modelled)[0].seed, error=error, interrupted=status == INTERRUPTED, host_more=host_more,
         )
         if vary:
             finished["vary"] = vary

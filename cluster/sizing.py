@@ -11,9 +11,9 @@ from collections.abc import Callable
 from types import ModuleType
 
 from shmm.cluster import topology, workloads
-from shmm.cluster.config import Config, Job
+from shmm.cluster.config import HOST, Config, Job
 from shmm.cluster.workloads import PAGE, Task, WorkloadError
-from shmm.segment import FRAMES_PER_CPU
+from shmm.segment import FRAMES_PER_CPU, TABLE_PAGES
 
 BUDGET = 1 << 30            # bytes of frames, all tasks together
 SHARED_BUDGET = 512 << 20   # when tasks share cores: frames wander, and each worker must map all of them
@@ -31,9 +31,17 @@ def frame_budget(cpus: int) -> int:
     return max(0, min(budget, spare)) // PAGE
 
 
-def simulated_budget() -> int:
+def simulated_budget(cpus: int) -> int:
     """Frames for the tasks' data on the sim engine, in a quarter of the free memory: points run side by side."""
     return min(SIMULATED_PAGES, memory_available() // 4 // SIMULATED_PAGE)
+
+
+def host_budget(cpus: int) -> int:
+    """Pages for the tasks' data on the host's own kernel: all that a machine can well spare."""
+    return memory_available() // 2 // PAGE
+
+
+BUDGETS = {"native": frame_budget, "sim": simulated_budget, HOST: host_budget}
 
 
 def memory_available() -> int:
@@ -70,7 +78,7 @@ def job_for(config: Config) -> Job:
     original = getattr(workload, "memsize", workloads.MEMSIZE)
     frames = _frames(workload)
     if config.size is None:
-        budget = frame_budget(config.cpus) if config.engine == "native" else simulated_budget()
+        budget = BUDGETS[config.engine](config.cpus)
         pages = pages_per_task(config.cpus, original, frames, budget)
     else:
         pages = config.size // PAGE
@@ -83,9 +91,10 @@ def job_for(config: Config) -> Job:
         for cpu in range(config.cpus)
     ]
     vmas = getattr(workload, "vmas", lambda cpus, _: 4 * cpus)
+    data = frames(config.cpus, pages) - sum(file_pages)
     return Job(
-        name=config.workload, programs=programs,
-        frames=frames(config.cpus, pages) - sum(file_pages) + 64 * config.cpus,
+        name=config.workload, programs=programs, frames=data + 64 * config.cpus,
+        huge=0 if config.thp == "never" else -(-data // TABLE_PAGES),
         files=[(n, False) for n in file_pages], vmas=vmas(config.cpus, pages) + 64,
         finite=getattr(workload, "finite", False),
         bytes_per_cpu=pages * PAGE, original_bytes=original,

@@ -8,6 +8,7 @@ or speculatively without it.
                         SegmentationFault or BusError, both FaultError
     Program             builds what a CPU does, for any executor
     Segment             the shared memory itself: create, attach, look at
+    Host                the machine's own kernel, as an executor of programs
     shmm.cluster        runs programs on CPUs that race, a process each; also `python -m shmm.cluster`
 
 A first session:
@@ -28,13 +29,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shmm.host import Host
     from shmm.machine import BusError, FaultError, Machine, SegmentationFault
     from shmm.program import Program
     from shmm.segment import Segment
 
-__all__ = ["BusError", "FaultError", "Machine", "Program", "Segment", "SegmentationFault"]
+__all__ = ["BusError", "FaultError", "Host", "Machine", "Program", "Segment", "SegmentationFault"]
 
-_HOME = {"Program": "program", "Segment": "segment"}
+_HOME = {"Host": "host", "Program": "program", "Segment": "segment"}
 
 
 def __getattr__(name: str) -> object:

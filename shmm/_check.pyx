@@ -1,5 +1,6 @@
 """The check engine: the rooms compiled for fibers, and an explorer of their schedules (shmm/arch/check.h)."""
 
+from libc.errno cimport EAGAIN
 from libc.stdio cimport snprintf
 
 from shmm.arch.arch cimport a64
@@ -7,8 +8,12 @@ from shmm.exec.interpreter cimport RUN_FAILED, run_t
 from shmm.layout cimport mm_t, node_t
 from shmm.mm.file cimport find_page
 from shmm.mm.frame cimport frame_bytes
-from shmm.mm.invariants cimport check_I3
-from shmm.mm.page_table cimport PTE, entry_below, find_pmd, get_entry, pte_pfn
+from shmm.mm.invariants cimport check_I3, sum_counter
+
+from shmm.mm.page_table cimport (
+    PTE, entry_below, find_pmd, get_entry, huge_part, pmd_trans_huge, pte_pfn, pte_present,
+)
+from shmm.mm.swap_entry cimport swp_offset
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_tree cimport next_vma
 
@@ -127,11 +132,21 @@ cdef int cpu_irqs_on(u32 cpu) noexcept nogil:
 
 
 cdef enum:
+    WAIT_LOCK = 7
+    RCU_LOCK = 8
     SPINS = 0x100
     ALONE = 0x200
 
 
 cdef u32 lock_rank(u32 offset) noexcept nogil:
+    """The same, and whether its waiters spin: under PREEMPT_RT only a raw spinlock's do."""
+    cdef u32 rank = place_in_lock_order(offset)
+    if vcpus[0].g.preempt_rt and (rank & 0xff) != WAIT_LOCK and (rank & 0xff) != RCU_LOCK:
+        return rank & ~<u32> SPINS
+    return rank
+
+
+cdef u32 place_in_lock_order(u32 offset) noexcept nogil:
     """The lock order of spinlock.pxd as numbers: a lock may be waited for while those of lower rank are held."""
     cdef vcpu_t *c = &vcpus[0]
     cdef const char *at = <const char *> c.g + offset
@@ -144,12 +159,16 @@ cdef u32 lock_rank(u32 offset) noexcept nogil:
         if at == <const char *> &mm.mmap_lock:
             return 1
         if at == <const char *> &mm.mmap_lock.wait_lock:
-            return 7 | SPINS | ALONE
+            return WAIT_LOCK | SPINS | ALONE
+        if at == <const char *> &mm.notifier.lock:
+            return 3 | SPINS | ALONE
+        if at == <const char *> &mm.uffd_lock:
+            return 6 | SPINS
         return 3 | SPINS if at == <const char *> &mm.page_table_lock else 2     # else notifier_lock
     if <const char *> c.g.node <= at < <const char *> &c.g.node[c.g.nnode]:
         node = &c.g.node[(at - <const char *> c.g.node) // <i64> sizeof(node_t)]
         return 5 | SPINS if at == <const char *> &node.lru_lock else 6 | SPINS      # else its zone's
-    return 8 | SPINS if at == <const char *> &c.g.rcu_lock else 6 | SPINS
+    return RCU_LOCK | SPINS if at == <const char *> &c.g.rcu_lock else 6 | SPINS
 
 
 # ---- Python's side -------------------------------------------------------------------------------------------
@@ -201,9 +220,10 @@ cdef class Explorer:
             check_free()
             raise MemoryError("no memory for the explorer: close other programs and try again")
         owner = self
-        scratch_refs = <u32 *> calloc(max(g.nframe, g.nanon), sizeof(u32))
+        scratch_refs = <u32 *> calloc(max(g.frame_end + g.nswap, g.nanon), sizeof(u32))
         outcomes = <outcome_t *> calloc(MAX_OUTCOMES, sizeof(outcome_t))
         noutcomes = 0
+        self.forbid(())
         chk.rooms.main, chk.rooms.interrupt, chk.rooms.irqs_on = cpu_main, cpu_interrupt, cpu_irqs_on
         chk.rooms.rank, chk.rooms.verify = lock_rank, verify
         for i in range(g.ncpu):
@@ -290,6 +310,16 @@ cdef class Explorer:
         Of a load, the value before is what memory holds: not the same if an old value was read."""
         return [(t.step, t.cpu, t.kind, t.offset, t.size, t.old, t.value, site_of(t.site), function_of(t.site))
                 for t in chk.trace[:chk.ntrace]]
+
+    def forbid(self, counters):
+        """These counters, by number, must not have moved when a schedule ends."""
+        global nforbidden
+        cdef u32 i
+        nforbidden = 0
+        for i in list(counters)[:MAX_FORBIDDEN]:
+            forbidden[nforbidden] = i
+            forbidden_base[nforbidden] = sum_counter(&vcpus[0], i)
+            nforbidden += 1
 
     def steps(self):
         """The accesses of the last schedule."""

@@ -19,8 +19,13 @@ cdef u64 program_first[4]
 cdef u64 program_len[4]
 cdef u64 final_registers[4][16]
 
+cdef u32 forbidden[8]
+cdef u64 forbidden_base[8]
+cdef u32 nforbidden = 0
+
 cdef enum:
     MAX_OUTCOMES = 8192
+    MAX_FORBIDDEN = 8
 
 
 cdef u64 digest_page(vcpu_t *c, u32 pfn, u64 at) noexcept nogil:
@@ -34,14 +39,16 @@ cdef u64 digest_page(vcpu_t *c, u32 pfn, u64 at) noexcept nogil:
 
 
 cdef u32 frame_behind(vcpu_t *c, mm_t *mm, u32 vma, u64 at) noexcept nogil:
-    """The frame whose contents a program would find at the address, or 0: zeros."""
+    """The page of memory whose contents a program would find at the address, or 0: zeros."""
     cdef a64 *entry = find_pmd(c, mm, at)
     cdef u64 pte = get_entry(entry) if entry != NULL else 0
     cdef u32 file = ld32_relaxed(&c.vmas[vma].file)
+    if pmd_trans_huge(pte):
+        return pte_pfn(huge_part(pte, at))
     if pte:
         pte = get_entry(entry_below(c, pte, at, PTE))
-    if pte:
-        return pte_pfn(pte)
+    if pte:             # a swap slot's contents follow the frames'
+        return pte_pfn(pte) if pte_present(pte) else c.g.frame_end + swp_offset(pte)
     if file:
         return find_page(c, file, ld64_relaxed(&c.vmas[vma].pgoff) + ((at - vma_start(c, vma)) >> L.SHMM_PAGE_SHIFT))
     return 0
@@ -68,6 +75,8 @@ cdef i64 visible_result(u32 cpu, u64 pc) noexcept nogil:
     cdef u64 at = program_first[cpu] + pc
     cdef i64 result = <i64> ld64_relaxed(&vcpus[cpu].result[at])
     cdef u32 op = vcpus[cpu].program[at].op
+    if op == L.SHMM_OP_MADVISE and result == -EAGAIN:       # a collapse that was put off: the contents are the same
+        return 0
     return min(result, 0) if L.SHMM_OP_LOAD <= op <= L.SHMM_OP_TOUCH else result
 
 
@@ -131,9 +140,10 @@ cdef bint breaks_invariant(vcpu_t *c) noexcept nogil:
     for i in range(1, c.g.nmm):
         if get32(&c.mms[i].in_use) and say_breach(check_I1(c, i, &b), &b):
             return True
-    memset(scratch_refs, 0, c.g.nframe * sizeof(u32))
+    memset(scratch_refs, 0, (c.g.frame_end + c.g.nswap) * sizeof(u32))
     if (say_breach(check_I3(c, &b), &b) or say_breach(check_I6(c, &b), &b)
-            or say_breach(check_I2_I4(c, scratch_refs, &b), &b) or say_breach(check_I5(c, &b), &b)):
+            or say_breach(check_I2_I4(c, scratch_refs, &b), &b) or say_breach(check_I5(c, &b), &b)
+            or say_breach(check_I7(c, &b), &b) or say_breach(check_I8(c, &b), &b)):
         return True
     memset(scratch_refs, 0, c.g.nanon * sizeof(u32))
     return say_breach(check_I4_anon(c, scratch_refs, &b), &b) or say_breach(check_I4_lists(c, &b), &b)
@@ -141,10 +151,15 @@ cdef bint breaks_invariant(vcpu_t *c) noexcept nogil:
 
 cdef int verify(int finished) noexcept nogil:
     """A state that has not been verified before.  What is wrong with it is said by check_violate."""
+    cdef u32 i
     if breaks_invariant(&vcpus[0]):
         return 1
     if not finished:
         return 0
+    for i in range(nforbidden):
+        if sum_counter(&vcpus[0], forbidden[i]) != forbidden_base[i]:
+            check_violate(b"never", shmm_counter_names[forbidden[i]], 0)
+            return 1
     if collecting:
         collect_outcome()
     elif not is_sequential(digest_outcome()):

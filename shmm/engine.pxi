@@ -9,14 +9,17 @@ from libc.string cimport memset
 from shmm cimport layout as L
 from shmm.arch.arch cimport get32, get64, i64, ld32_relaxed, ld64_relaxed, now_ns, put64, st32_relaxed, u8, u32, u64
 from shmm.exec.interpreter cimport run_program, run_t
+from shmm.exec.secondary cimport secondary_access
 from shmm.exec.syscall cimport (
-    sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_map_special, sys_mmap, sys_mprotect, sys_munmap,
-    sys_switch,
+    sys_brk, sys_exec, sys_exit, sys_fork, sys_gup, sys_join, sys_madvise, sys_map_special, sys_mmap, sys_mprotect,
+    sys_mremap, sys_munmap, sys_notifier, sys_switch, sys_uffd_read, sys_uffdio, sys_userfault, user_numa_work,
 )
 from shmm.exec.user cimport user_copy, user_load, user_probe, user_store
 from shmm.layout cimport seg_t, vcpu_t, vcpu_bind
 from shmm.mm.boot cimport segment_format, segment_layout
 from shmm.mm.call_rcu cimport rcu_barrier
+from shmm.mm.check_rt cimport check_I8
+from shmm.mm.check_secondary cimport check_I7
 from shmm.mm.file cimport file_free_pages, file_new
 from shmm.mm.frame cimport drain_frames
 from shmm.mm.invariants cimport (
@@ -25,6 +28,8 @@ from shmm.mm.invariants cimport (
 )
 from shmm.mm.irq cimport irq_handle_pending, kernel_enter, kernel_exit, sleep_begin, sleep_end
 from shmm.mm.lru cimport lru_add_drain
+from shmm.mm.mm cimport current_mm
+from shmm.mm.userfaultfd cimport uffd_forget, uffd_msg_t
 from shmm.mm.vma cimport vma_pool_drain
 from shmm.mm.walk cimport FAULT_WRITE
 
@@ -44,10 +49,11 @@ cdef extern from "layout_fields.h" nogil:
     const char *const shmm_counter_names[1]
     const char *const shmm_op_names[1]
 
-GEOMETRY = ("ncpu", "nmm", "nvma", "nanon", "nfile", "ncache", "nframe", "ninsn")
+GEOMETRY = ("ncpu", "nmm", "nvma", "nanon", "nfile", "ncache", "nframe", "ninsn", "nswap", "nhuge")
 POLICY = ("scheme", "walk_policy", "table_free_policy", "ipi_policy", "force_speculation", "zeroing", "paranoid",
           "fault_around", "shared_core", "queued_spinlocks", "rcu_poll_every", "nnode", "stack_growth", "thp_align",
-          "max_map_count", "rlimit_as", "rlimit_stack", "totalram")
+          "max_map_count", "rlimit_as", "rlimit_stack", "totalram", "mmu_notifier", "preempt_rt", "vma_free_policy",
+          "vma_tree", "thp", "collapse_policy", "fast_mremap")
 
 
 def layout_fields():
@@ -83,7 +89,7 @@ def constants():
     return {
         "MAGIC": L.SHMM_MAGIC, "VERSION": L.SHMM_VERSION, "PAGE_SIZE": L.SHMM_PAGE_SIZE,
         "TASK_SIZE": L.SHMM_TASK_SIZE, "MMAP_BASE": L.SHMM_MMAP_BASE, "BRK_BASE": L.SHMM_BRK_BASE,
-        "MAX_CPU": L.SHMM_MAX_CPU, "MAX_MM": L.SHMM_MAX_MM, "MAX_NODE": L.SHMM_MAX_NODE,
+        "MAX_CPU": L.SHMM_MAX_CPU, "MAX_MM": L.SHMM_MAX_MM, "MAX_NODE": L.SHMM_MAX_NODE, "MAX_HUGE": L.SHMM_MAX_HUGE,
         "PCP_HIGH": L.SHMM_PCP_HIGH,
         "HIST_BUCKETS": L.SHMM_HIST_BUCKETS, "VMA_POISON": L.SHMM_VMA_POISON,
         "SIGBUS": L.SHMM_SIGBUS, "STOPPED": L.SHMM_STOPPED,
@@ -93,7 +99,11 @@ def constants():
         "VM_MAYWRITE": L.SHMM_VM_MAYWRITE, "VM_MAYEXEC": L.SHMM_VM_MAYEXEC, "VM_GROWSDOWN": L.SHMM_VM_GROWSDOWN,
         "VM_ACCOUNT": L.SHMM_VM_ACCOUNT, "VM_LOCKED": L.SHMM_VM_LOCKED, "VM_PFNMAP": L.SHMM_VM_PFNMAP,
         "VM_IO": L.SHMM_VM_IO, "VM_DONTEXPAND": L.SHMM_VM_DONTEXPAND, "VM_DONTDUMP": L.SHMM_VM_DONTDUMP,
+        "VM_UFFD_MISSING": L.SHMM_VM_UFFD_MISSING, "VM_UFFD_WP": L.SHMM_VM_UFFD_WP,
         "OPF_EXPECT": L.SHMM_OPF_EXPECT, "OPF_MAY_FAIL": L.SHMM_OPF_MAY_FAIL, "OPF_WRITE": L.SHMM_OPF_WRITE,
+        "UFFDIO_READ": L.SHMM_UFFDIO_READ, "UFFDIO_POLL": L.SHMM_UFFDIO_POLL, "UFFDIO_COPY": L.SHMM_UFFDIO_COPY,
+        "UFFDIO_ZEROPAGE": L.SHMM_UFFDIO_ZEROPAGE, "UFFDIO_WRITEPROTECT": L.SHMM_UFFDIO_WRITEPROTECT,
+        "UFFDIO_UNPROTECT": L.SHMM_UFFDIO_UNPROTECT, "UFFDIO_WAKE": L.SHMM_UFFDIO_WAKE,
         "OPF_COUNT": L.SHMM_OPF_COUNT, "REGS": L.SHMM_REGS,
     }
 
@@ -103,12 +113,15 @@ cdef int fill_header(seg_t *g, geometry, policy) except -1:
                    "zeroing": 1, "paranoid": 0, "fault_around": 16, "shared_core": 0, "queued_spinlocks": 0,
                    "rcu_poll_every": 64, "nnode": 1, "cpu_node": b"", "stack_growth": 0, "thp_align": 0,
                    "max_map_count": L.SHMM_MAX_MAP_COUNT, "rlimit_as": 0, "rlimit_stack": L.SHMM_RLIMIT_STACK,
-                   "totalram": 0}
+                   "totalram": 0, "mmu_notifier": 0, "preempt_rt": 0, "vma_free_policy": 0, "vma_tree": 0, "thp": 0,
+                   "collapse_policy": 0, "fast_mremap": 0}
     p.update(policy)
-    (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn) = [geometry[k] for k in GEOMETRY]
+    (g.ncpu, g.nmm, g.nvma, g.nanon, g.nfile, g.ncache, g.nframe, g.ninsn, g.nswap, g.nhuge) = [
+        geometry.get(k, 0) for k in GEOMETRY]
     (g.scheme, g.walk_policy, g.table_free_policy, g.ipi_policy, g.force_speculation, g.zeroing, g.paranoid,
      g.fault_around, g.shared_core, g.queued_spinlocks, g.rcu_poll_every, g.nnode, g.stack_growth,
-     g.thp_align, g.max_map_count, g.rlimit_as, g.rlimit_stack, g.totalram) = [p[k] for k in POLICY]
+     g.thp_align, g.max_map_count, g.rlimit_as, g.rlimit_stack, g.totalram, g.mmu_notifier,
+     g.preempt_rt, g.vma_free_policy, g.vma_tree, g.thp, g.collapse_policy, g.fast_mremap) = [p[k] for k in POLICY]
     for cpu, node in enumerate(p["cpu_node"]):
         g.cpu_node[cpu] = node
     segment_layout(g)
@@ -157,6 +170,7 @@ cdef class Cpu:
         if gather == NULL:
             raise MemoryError("no memory for a CPU's scratch space")
         vcpu_bind(&self.c, <void *> address, cpu_id, gather, GATHER)
+        self.c.alone = 1        # but while it runs a program
         self.id = cpu_id
 
     def __dealloc__(self):
@@ -182,11 +196,35 @@ cdef class Cpu:
         Returns 0: done, 1: stopped by the stop word, -1: failed (cpu_t.failed_pc and its neighbours say where)."""
         cdef run_t r
         cdef i64 ret
+        self.forget()
+        self.c.alone = 0
         with nogil:
             self.wake()
             ret = self.rest(run_program(&self.c, &r, get64(&self.c.me.program_first), get64(&self.c.me.program_len),
                                         self.c.id, self.c.g.ncpu))
+        self.c.alone = 1
         return ret
+
+    cdef void forget(self):
+        """An access that waits for userfaultfd is given up."""
+        if ld32_relaxed(&self.c.me.uffd_wait):
+            uffd_forget(&self.c, current_mm(&self.c))
+
+    def userfault(self, u64 addr, u64 length, u64 modes):
+        """Registers the range with userfaultfd (UFFDIO_REGISTER_MODE_*; 0 ends that).  0 or a negative errno."""
+        self.wake()
+        return self.rest(sys_userfault(&self.c, addr, length, modes))
+
+    def uffd_read(self):
+        """The oldest message that nobody has read, (address, VM_UFFD_* flag, cpu), or None."""
+        cdef uffd_msg_t msg
+        self.wake()
+        return None if self.rest(sys_uffd_read(&self.c, False, &msg)) else (msg.address, msg.reason, msg.cpu)
+
+    def uffdio(self, u32 op, u64 addr, u64 length, u64 byte=0, u64 mode=0):
+        """UFFDIO_COPY and the others that answer (constants()).  0 or a negative errno."""
+        self.wake()
+        return self.rest(sys_uffdio(&self.c, op, addr, length, byte, mode))
 
     def mmap(self, u64 addr, u64 length, u32 prot, u32 flags, u32 file=0, u64 offset=0):
         """The address, or a negative errno.  file: from file_new; 0 with MAP_ANONYMOUS."""
@@ -208,15 +246,43 @@ cdef class Cpu:
         self.wake()
         return self.rest(sys_madvise(&self.c, addr, length, advice))
 
+    def numa(self, u64 addr, u64 length):
+        """A scan for NUMA balancing comes by the range.  0 or a negative errno."""
+        self.wake()
+        return self.rest(user_numa_work(&self.c, addr, length))
+
+    def mremap(self, u64 addr, u64 old_len, u64 new_len, u32 flags, u64 new_addr=0):
+        """The new address, or a negative errno."""
+        self.wake()
+        return self.rest(sys_mremap(&self.c, addr, old_len, new_len, flags, new_addr))
+
     def brk(self, u64 addr):
         """The heap's end after the call; the old one if it could not be moved."""
         self.wake()
         return self.rest(sys_brk(&self.c, addr))
 
+    def gup(self, u64 addr):
+        """The byte at addr, read through a page that get_user_pages_fast has pinned; or a negative errno."""
+        self.wake()
+        return self.rest(sys_gup(&self.c, addr))
+
     def probe(self, u64 addr):
         """1 if a VMA maps addr, else 0: what a uprobe's trap finds out, in the way of the scheme."""
         self.wake()
         return self.rest(user_probe(&self.c, addr))
+
+    def notifier(self, bint registers):
+        """The MMU notifier of the current address space registers or unregisters.  0 or a negative errno."""
+        self.wake()
+        return self.rest(sys_notifier(&self.c, registers))
+
+    def secondary(self, u64 addr, value=None):
+        """The byte at addr, or with a value 0 when it is stored, by way of the secondary MMU; or a negative errno."""
+        cdef u8 byte = value or 0
+        cdef i64 ret
+        self.wake()
+        ret = self.rest(secondary_access(&self.c, addr, 0 if value is None else FAULT_WRITE, &byte))
+        return byte if ret == 0 and value is None else ret
 
     def read(self, u64 addr, u64 n):
         """n bytes, or (negative errno, failing address): -EFAULT is SIGSEGV, -SIGBUS (constants()) SIGBUS."""
@@ -253,11 +319,13 @@ cdef class Cpu:
 
     def exec(self, u32 mm, u64 mmap_base=0, u64 brk=0):
         """Runs a fresh, empty address space in slot mm.  0 or a negative errno."""
+        self.forget()
         self.wake()
         return self.rest(sys_exec(&self.c, mm, mmap_base, brk))
 
     def attach(self, u32 mm):
         """Runs the address space in slot mm, as one more thread of it.  0 or a negative errno."""
+        self.forget()
         self.wake()
         return self.rest(sys_join(&self.c, mm))
 
@@ -281,6 +349,7 @@ cdef class Cpu:
 
     def exit(self):
         """Leaves the current address space; the last CPU out frees it."""
+        self.forget()
         self.wake()
         return self.rest(sys_exit(&self.c))
 
@@ -330,10 +399,10 @@ cdef list tell(u64 bad, breach_t *b):
 
 
 def check(uintptr_t address):
-    """The invariants I1 to I6 (layout.h): one line for each that is broken.  All CPUs stopped."""
+    """The invariants I1 to I8 (layout.h): one line for each that is broken.  All CPUs stopped."""
     cdef Cpu cpu = Cpu(address, 0)
     cdef breach_t b
-    cdef u32 *refs = <u32 *> calloc(max(cpu.c.g.nframe, cpu.c.g.nanon), sizeof(u32))
+    cdef u32 *refs = <u32 *> calloc(max(cpu.c.g.frame_end + cpu.c.g.nswap, cpu.c.g.nanon), sizeof(u32))
     cdef list out = []
     cdef u32 i
     if refs == NULL:
@@ -355,5 +424,9 @@ def check(uintptr_t address):
     out += tell(check_I5(&cpu.c, &b), &b)
     memset(&b, 0, sizeof(b))
     out += tell(check_I6(&cpu.c, &b), &b)
+    memset(&b, 0, sizeof(b))
+    out += tell(check_I7(&cpu.c, &b), &b)
+    memset(&b, 0, sizeof(b))
+    out += tell(check_I8(&cpu.c, &b), &b)
     free(refs)
     return out

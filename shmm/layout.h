@@ -12,12 +12,15 @@
  *     | anon_vmas |
  *     +-----------+ file_off     file_t[nfile]   the page cache's files, and
  *     | files     | cache_off    a32[ncache]     its slots: the frame of each file page, or 0
+ *     |           | swap_off     swap_slot_t[nswap]   the swap area's slots: who refers to them
  *     +-----------+ frame_off    frame_t[nframe] what the kernel keeps in struct page
  *     | frames    |
  *     +-----------+ program_off  shmm_insn_t[ninsn]: the CPUs' programs (program.h), and
  *     | programs  | result_off   a64[ninsn]: what each record resulted in when it last ran
  *     +-----------+ memory_off   the frames' contents, 4 KiB each; page tables live here too
  *     | memory    |
+ *     +-----------+              the contents of swap slots, 4 KiB each: page nframe + slot of the memory
+ *     | swap      |
  *     +-----------+ size
  *
  * Everything refers to everything by index, never by pointer: 0 is "none" for every kind of index, so slot 0
@@ -27,19 +30,26 @@
  * Invariants.  Each is a function in mm/invariants.pxd; they hold whenever no CPU is inside an operation.
  *   I1  VMAs of one mm do not overlap, the list and the tree hold the same VMAs in address order, the tree is
  *       a red-black tree (equal black heights, no red child of a red node) and each subtree gap is the largest
- *       gap below its node.
+ *       gap below its node.  A latched tree's second copy has the links of the first.
  *   I2  A present PTE maps a frame that is in use, inside a VMA of its mm that allows what the PTE allows, and
  *       a frame's reference count is the number of PTEs and page-cache slots that hold it.
  *   I3  A TLB entry that a CPU uses translates to a frame that has not been freed since the entry was filled:
  *       no translation outlives the munmap that returned.  (Looked at when it is used, under --paranoid; a breach
  *       is counted in `violations`.)
+ *       A huge pmd lies in one VMA, anonymous and private; it is one reference on its huge page, and each PTE that
+ *       maps a part of a huge page is one; they are counted in the head frame.  An mm has deposited as many tables
+ *       as it has huge pmds.
  *   I4  Frames are conserved: in use + free = all; what is in use is a page, a page table or page cache, and
  *       after the last exit nothing is in use that was not before.  A free frame is in exactly one list, and
  *       free lists and LRU lists hold frames of their node only.  An anon_vma's count is the number of VMAs
- *       that point to it.
- *   I5  Counters add up: speculative attempts = successes + aborts, aborts = the sum of the named aborts,
- *       frames allocated - freed = frames in use.
+ *       that point to it.  A swap slot's count is the number of swap entries in tables that name it, and a slot
+ *       that none names is in the free list.
+ *   I5  Counters add up: speculative attempts = successes + aborts, aborts = the sum of the named aborts (plus the
+ *       failed mmu_notifier_trylocks, which have no name in the series), frames allocated - freed = frames in use.
  *   I6  mmap_seq is even, every lock is free and nobody in line for one when no operation runs; interrupts are on.
+ *   I7  A translation that a secondary MMU uses maps the frame that the page table maps there, and allows no more
+ *       (looked at when it is used, under --paranoid, too; counted in `secondary_stale`); no invalidation is under way.
+ *   I8  With PREEMPT_RT no sleeping lock is waited for with interrupts off (counted in `rt_atomic_sleep`).
  */
 #ifndef SHMM_LAYOUT_H
 #define SHMM_LAYOUT_H
@@ -57,6 +67,11 @@ enum { SHMM_SCHEME_MMAP_LOCK = 0, SHMM_SCHEME_SPF = 1 };
 enum { SHMM_WALK_IRQ = 0, SHMM_WALK_RCU = 1 };                /* speculative_page_walk_begin */
 enum { SHMM_TABLE_FREE_IPI = 0, SHMM_TABLE_FREE_RCU = 1 };    /* MMU_GATHER_RCU_TABLE_FREE */
 enum { SHMM_IPI_MAILBOX = 0, SHMM_IPI_SIGNAL = 1 };
+enum { SHMM_VMA_FREE_AUTO = 0, SHMM_VMA_FREE_RCU = 1 };       /* auto: at once while an mm has a single user */
+enum { SHMM_VMA_TREE_RBTREE = 0, SHMM_VMA_TREE_LATCHED = 1 };
+enum { SHMM_THP_NEVER = 0, SHMM_THP_MADVISE = 1, SHMM_THP_ALWAYS = 2 };
+enum { SHMM_COLLAPSE_WRITE = 0, SHMM_COLLAPSE_READ = 1 };     /* how a collapse holds mmap_lock */
+enum { SHMM_FAST_MREMAP_SINGLE = 0, SHMM_FAST_MREMAP_OFF = 1, SHMM_FAST_MREMAP_LOCKED = 2 };   /* mremap, whole pmds */
 
 /* The state word of a CPU (cpu_t.state), written by its owner only:
  *
@@ -126,6 +141,15 @@ typedef struct {
 	p64 pte;                                   /* the PTE; bits 52..62: the frame's generation (I3) */
 } tlb_entry_t;
 
+/* mm/notifier.pxd: the MMU notifier of one address space, and its client, a secondary MMU. */
+typedef struct {
+	_Alignas(64) spinlock_t lock;              /* the client's (KVM's mmu_lock) */
+	a32 subscriptions;                         /* NOTIFIER_*; written under lock, to register under more */
+	a32 in_progress;                           /* under lock: invalidations begun and not ended */
+	p64 seq;                                   /* under lock: invalidations ended */
+	_Alignas(64) tlb_entry_t entry[SHMM_SECONDARY_ENTRIES];        /* under lock: its translations */
+} notifier_t;
+
 /* ---- one CPU -------------------------------------------------------------------------------------------*/
 typedef struct {
 	/* owner writes, anyone reads */
@@ -145,6 +169,10 @@ typedef struct {
 	p32 waiter_type;                           /* under the rwsem's wait_lock */
 	p32 waiter_next;                           /* under the rwsem's wait_lock: cpu + 1 */
 
+	/* under mm_t.uffd_lock: its message in the queue of those who wait for userfaultfd; uffd_wait: a futex, 1: it does */
+	_Alignas(64) a32 uffd_wait;
+	p32 uffd_next, uffd_told, uffd_reason;     /* cpu + 1; has been read; VM_UFFD_* */
+	p64 uffd_addr;
 	/* neighbours in line for a spinlock write, the owner clears: who stands behind (cpu + 1), and its turn */
 	_Alignas(64) a32 queue_next; a32 queue_ready;
 	/* owner only, from here to the RCU snapshot */
@@ -182,6 +210,7 @@ typedef struct {
 	_Alignas(64) a32 shootdown_hist[SHMM_HIST_BUCKETS];    /* ns from first post to last acknowledgement */
 	_Alignas(64) a64 failed_pc;                /* first unexpected result: its program counter + 1, */
 	a64 failed_result, failed_expect;          /* what came and what was expected */
+	a64 rt_lock;                               /* offset of the first lock that broke I8 */
 	p64 program_first, program_len;            /* its records in the program region; set before the start */
 
 	/* owner only, interrupts off */
@@ -204,13 +233,16 @@ typedef struct {
 	p64 start_stack;                           /* an address in the first stack, 0: none */
 	p64 total_vm;                              /* pages */
 	p64 locked_vm;
+	a32 latch_seq;                             /* odd: read the second tree (mm/latch_tree.pxd) */
+	a32 latch_root;
 
 	/* written at init and exit */
 	_Alignas(64) p32 pgd;                      /* frame of the top table */
 	a32 users;                                 /* CPUs that run it; spf is off while this is 1 */
 	p32 in_use;
 
-	_Alignas(64) spinlock_t page_table_lock;   /* installs of upper tables, anon_vma_prepare */
+	_Alignas(64) spinlock_t page_table_lock;   /* installs of upper tables, huge pmds, anon_vma_prepare */
+	p32 pmd_huge_pte;                          /* under page_table_lock: deposited tables, linked by `next` */
 
 	_Alignas(64) a64 rss_anon;                 /* batched adds */
 	a64 rss_file;
@@ -218,7 +250,16 @@ typedef struct {
 
 	_Alignas(64) percpu_rwsem_t notifier_lock; /* mmu_notifier_lock of v2 23/35 */
 
+	_Alignas(64) spinlock_t uffd_lock;         /* mm/userfaultfd.pxd */
+	p32 uffd_head, uffd_tail;                  /* under uffd_lock: cpu + 1 */
+	a32 uffd_events;                           /* futex: how many messages there ever were */
+
 	_Alignas(64) a64 cpumask[SHMM_MAX_CPU / 64];   /* CPUs whose TLB may hold it */
+
+	notifier_t notifier;
+	/* under mmap_lock for write: links of the first tree that the second does not have yet */
+	p32 latch_changes;
+	p32 latch_link[SHMM_LATCH_LINKS];
 } mm_t;
 
 /* ---- one VMA -------------------------------------------------------------------------------------------*/
@@ -231,6 +272,7 @@ typedef struct {
 	a64 pgoff;
 	a32 file;                                  /* 0: anonymous */
 	a32 anon_vma;                              /* set once under mmap_lock for read + page_table_lock */
+	a32 latch_left, latch_right;               /* as left and right, in the second tree */
 
 	/* under mmap_lock for write */
 	_Alignas(64) p32 parent;
@@ -247,6 +289,11 @@ typedef struct {
 	p32 next;                                  /* free list, under seg_t.anon_pool.lock */
 } anon_vma_t;
 
+/* mm/swapfile.pxd: a page of the swap area. */
+typedef struct {
+	p32 count, next;                           /* under seg_t.swap_pool.lock: swap entries; free list */
+} swap_slot_t;
+
 /* ---- the page-cache stand-in -----------------------------------------------------------------------------*/
 typedef struct {
 	a64 npages;                                /* set when the file is made */
@@ -262,7 +309,7 @@ typedef struct {
 	a32 gen;                                   /* freed how often (I3) */
 	a32 exclusive;                             /* an anonymous page that only one mm can map */
 	spinlock_t ptl;                            /* a table's lock; type-stable with the frame */
-	p32 next;                                  /* free list, RCU list or gather list: one at a time */
+	p32 next;                                  /* free, RCU, gather or deposit list: one at a time */
 	p32 lru_prev, lru_next;                    /* under its node's lru_lock */
 	p32 on_lru;                                /* under its node's lru_lock */
 	p32 level;                                 /* a table's level: 4 pgd .. 1 pte */
@@ -274,19 +321,25 @@ typedef struct {
 	/* written before any CPU starts, constant afterwards: read without the door */
 	uint64_t magic, abi, size;
 	uint32_t version, ncpu, nmm, nvma, nanon, nfile, ncache, nframe, ninsn, nnode;
+	uint32_t nhuge, frame_end;                 /* huge pages, behind nframe others; where they end (huge_frame.pxd) */
 	uint64_t cpu_off, mm_off, vma_off, anon_off, file_off, cache_off, frame_off;
-	uint64_t program_off, result_off, memory_off;
+	uint64_t program_off, result_off, memory_off, swap_off;
 	uint32_t scheme, walk_policy, table_free_policy, ipi_policy;
 	uint32_t force_speculation, zeroing, paranoid, fault_around;     /* fault_around: pages, 1 is off */
 	uint32_t shared_core, queued_spinlocks;    /* more CPUs than cores; see mm/spinlock.pxd */
+	uint32_t thp, collapse_policy;
+	uint32_t fast_mremap;                      /* SHMM_FAST_MREMAP_*: mm/move_page_tables.pxd */
 	uint32_t rcu_poll_every;                   /* of so many polls for RCU, one looks at every CPU's state */
 	uint32_t stack_growth;                     /* VMAs with VM_GROWSDOWN grow, with a guard gap below (mm/stack.pxd) */
 	uint32_t thp_align;                        /* mappings of whole 2 MiB begin at a boundary (mm/find_vma.pxd) */
 	uint32_t max_map_count;                    /* vm.max_map_count */
 	uint32_t rlimit_as, rlimit_stack;          /* RLIMIT_AS (0: none) and RLIMIT_STACK, in pages */
 	uint32_t totalram;                         /* pages that one request may ask for (OVERCOMMIT_GUESS); 0: any */
+	uint32_t mmu_notifier, preempt_rt;         /* CONFIG_MMU_NOTIFIER; CONFIG_PREEMPT_RT */
+	uint32_t vma_free_policy, vma_tree;
 	uint32_t creator_pid;
 	uint64_t creator_start;
+	uint32_t nswap;                            /* slots of the swap area, 0: there is none */
 	uint8_t cpu_node[SHMM_MAX_CPU];            /* of memory; of a frame: frame_node (mm/frame.pxd) */
 
 	/* run control: written by the launcher and at barriers */
@@ -298,8 +351,10 @@ typedef struct {
 	_Alignas(64) a64 clock_since; a64 clock_ns; /* CLOCK: runs since (now_ns; 0: stands still), had run for */
 
 	node_t node[SHMM_MAX_NODE];
+	pool_t huge_pool;                          /* heads of free huge pages */
 	pool_t vma_pool;                           /* taken in batches */
 	pool_t anon_pool;
+	pool_t swap_pool;                          /* mm/swapfile.pxd */
 	_Alignas(64) spinlock_t cache_lock;        /* gives files their slots */
 	p32 files_used;
 	p64 cache_used;
@@ -319,6 +374,7 @@ typedef struct {
 	anon_vma_t *anons;
 	file_t *files;
 	a32 *cache;
+	swap_slot_t *slots;
 	frame_t *frames;
 	const shmm_insn_t *program;
 	a64 *result;
@@ -327,6 +383,7 @@ typedef struct {
 	uint32_t gather_size;
 	uint32_t id, node;
 	uint32_t soft_irq;                         /* the signal delivery is in force */
+	uint32_t alone;                            /* nobody runs beside it: it must not sleep for another CPU */
 } vcpu_t;
 
 _Static_assert(sizeof(vma_t) == 128, "a VMA is two lines: what a speculator reads, and the rest");
@@ -351,6 +408,7 @@ static inline void vcpu_bind(vcpu_t *c, void *base, uint32_t id, uint32_t *gathe
 	c->anons = (anon_vma_t *)(b + g->anon_off);
 	c->files = (file_t *)(b + g->file_off);
 	c->cache = (a32 *)(b + g->cache_off);
+	c->slots = (swap_slot_t *)(b + g->swap_off);
 	c->frames = (frame_t *)(b + g->frame_off);
 	c->program = (const shmm_insn_t *)(b + g->program_off);
 	c->result = (a64 *)(b + g->result_off);
@@ -359,6 +417,7 @@ static inline void vcpu_bind(vcpu_t *c, void *base, uint32_t id, uint32_t *gathe
 	c->gather_size = gather_size;
 	c->id = id;
 	c->node = g->cpu_node[id];
+	c->alone = 0;
 	c->soft_irq = g->ipi_policy == SHMM_IPI_SIGNAL;
 }
 

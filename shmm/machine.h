@@ -12,6 +12,7 @@
 #define SHMM_PAGE_SHIFT   12
 #define SHMM_PAGE_SIZE    (1ull << SHMM_PAGE_SHIFT)
 #define SHMM_PMD_SHIFT    21
+#define SHMM_HPAGE_SIZE   (1ull << SHMM_PMD_SHIFT)
 #define SHMM_PTRS_PER     512u
 #define SHMM_TASK_SIZE    0x7ffffffff000ull        /* first address a program cannot have */
 #define SHMM_MMAP_BASE    0x7ffff7fff000ull        /* top-down search starts here, unless the mm says otherwise */
@@ -26,8 +27,10 @@
 #define SHMM_PTE_USER     0x004ull
 #define SHMM_PTE_ACCESSED 0x020ull
 #define SHMM_PTE_DIRTY    0x040ull
+#define SHMM_PTE_PSE      0x080ull                 /* of a pmd entry: it maps 2 MiB itself, and points to no table */
 #define SHMM_PTE_PROTNONE 0x100ull                 /* mapped, but no access: the MMU sees not-present */
 #define SHMM_PTE_SPECIAL  0x200ull                 /* no reference is held on the frame: the zero page */
+#define SHMM_PTE_UFFD_WP  0x400ull                 /* userfaultfd answers the next write; also in swap entries */
 #define SHMM_PTE_NX       0x8000000000000000ull
 #define SHMM_PTE_PFN      0x000ffffffffff000ull
 
@@ -35,6 +38,7 @@
 #define SHMM_MAX_CPU      1024u
 #define SHMM_MAX_MM       64u
 #define SHMM_MAX_NODE     8u
+#define SHMM_MAX_HUGE     4096u                    /* huge pages */
 #define SHMM_MAX_MAP_COUNT 65530u                  /* vm.max_map_count */
 #define SHMM_STACK_GUARD_GAP (256ull << SHMM_PAGE_SHIFT)  /* stack_guard_gap: kept free below what may grow down */
 #define SHMM_RLIMIT_STACK 2048u                    /* pages: 8 MiB */
@@ -50,6 +54,8 @@
 #define SHMM_RSS_BATCH    64                       /* TASK_RSS_EVENTS_THRESH */
 #define SHMM_CHARGE_BATCH 64u                      /* MEMCG_CHARGE_BATCH */
 #define SHMM_VMA_BATCH    16u
+#define SHMM_SECONDARY_ENTRIES 16u                 /* translations of a secondary MMU, direct-mapped */
+#define SHMM_LATCH_LINKS  39u                      /* links that one insertion or removal changes, at most */
 #define SHMM_HIST_BUCKETS 512u                     /* 64 powers of two, 8 steps each */
 
 /* VMA flags: the kernel's values. */
@@ -63,6 +69,8 @@
 #define SHMM_VM_MAYSHARE  0x0080ull
 #define SHMM_VM_GROWSDOWN 0x0100ull
 #define SHMM_VM_PFNMAP    0x0400ull
+#define SHMM_VM_UFFD_MISSING 0x0200ull
+#define SHMM_VM_UFFD_WP   0x1000ull
 #define SHMM_VM_LOCKED    0x2000ull
 #define SHMM_VM_IO        0x4000ull
 #define SHMM_VM_SEQ_READ  0x8000ull

@@ -69,11 +69,14 @@ class Machine:
 
     def __init__(
         self, cpus: int = 4, scheme: str = "spf", *, memory: str | int = "64MiB", walk: str = "irq",
-        table_free: str = "ipi", ipi: str = "mailbox", address_spaces: int = 8, **policy: Any,
+        table_free: str = "ipi", ipi: str = "mailbox", address_spaces: int = 8, swap: str | int = 0,
+        huge_pages: int = 0, **policy: Any,
     ) -> None:
         """memory: for data pages, in bytes or as 64MiB; page tables come on top.  address_spaces: how many
-        may exist at once.  The policies are those of shmm.policy.resolve_policy, with stack_growth and thp_align
-        on, as in Linux; nnode and cpu_node are Segment.create's.
+        may exist at once.  swap: room for what madvise(MADV_PAGEOUT) puts out, a size like memory.  huge_pages: set
+        aside on top of memory, for thp="always" and MADV_COLLAPSE.  The policies are those of
+        shmm.policy.resolve_policy, with stack_growth and thp_align on, as in Linux; nnode and cpu_node are
+        Segment.create's.
 
         Raises ValueError for what makes no machine, SegmentError if /dev/shm is too small."""
         if ipi == "signal":
@@ -81,7 +84,8 @@ class Machine:
         pages = parse_size(memory) // PAGE
         if pages < 1:
             raise ValueError(f"memory {memory!r} is less than a page of {PAGE} bytes")
-        geometry = Geometry.for_run(cpus, pages, mms=address_spaces, vmas=8192, files=255)
+        geometry = Geometry.for_run(cpus, pages, mms=address_spaces, vmas=8192, files=255,
+                                    swap_pages=parse_size(swap) // PAGE, huge=huge_pages)
         geometry = replace(geometry, ncache=4096 + 4 * pages)  # files may be larger than memory
         self.segment = Segment.create(
             geometry, scheme=scheme, walk=walk, table_free=table_free, ipi=ipi,
@@ -119,6 +123,50 @@ class Machine:
         """madvise(2); advice: a constant of Python's mmap module, such as MADV_DONTNEED."""
         _checked(self._cpu(cpu).madvise(addr, length, advice))
 
+    def numa(self, addr: int, length: int, *, cpu: int = 0) -> None:
+        """A scan for NUMA balancing comes by: the next access to each page of the range is a hint fault, which moves
+        the page to the node of the CPU that takes it."""
+        _checked(self._cpu(cpu).numa(addr, length))
+
+    def mremap(
+        self, addr: int, old: int, new: int, flags: int, new_addr: int | None = None, *, cpu: int = 0,
+    ) -> int:
+        """Resizes or moves the mapping of `old` bytes to `new` bytes and returns where it is.
+        flags: 1 MREMAP_MAYMOVE, 2 MREMAP_FIXED, 4 MREMAP_DONTUNMAP; new_addr: for the latter two."""
+        return _checked(self._cpu(cpu).mremap(addr, old, new, flags, new_addr or 0))
+
+    # ---- userfaultfd ---------------------------------------------------------------------------------------
+
+    def userfault(self, addr: int, length: int, *, missing: bool = True, wp: bool = False, cpu: int = 0) -> None:
+        """Registers the range: faults on missing pages, on write-protected ones, or both are answered by the program;
+        with neither it is registered no longer.
+
+        As no CPU runs beside another here, an access that needs an answer raises OSError (EAGAIN).  Its message is
+        there to be read; once it is answered, try again."""
+        _checked(self._cpu(cpu).userfault(addr, length, missing + 2 * wp))
+
+    def uffd_read(self, *, cpu: int = 0) -> tuple[int, int, int] | None:
+        """The oldest message that nobody has read: (page's address, CONSTANTS["VM_UFFD_MISSING"] or
+        CONSTANTS["VM_UFFD_WP"], CPU); None if there is none."""
+        return self._cpu(cpu).uffd_read()
+
+    def uffd_copy(self, addr: int, length: int, byte: int = 0, *, wp: bool = False, cpu: int = 0) -> None:
+        """UFFDIO_COPY of pages that hold nothing but `byte`, write-protected or not."""
+        _checked(self._cpu(cpu).uffdio(CONSTANTS["UFFDIO_COPY"], addr, length, byte, 2 * wp))
+
+    def uffd_zeropage(self, addr: int, length: int, *, cpu: int = 0) -> None:
+        """UFFDIO_ZEROPAGE."""
+        _checked(self._cpu(cpu).uffdio(CONSTANTS["UFFDIO_ZEROPAGE"], addr, length))
+
+    def uffd_writeprotect(self, addr: int, length: int, on: bool = True, *, cpu: int = 0) -> None:
+        """UFFDIO_WRITEPROTECT, or the end of it."""
+        what = "UFFDIO_WRITEPROTECT" if on else "UFFDIO_UNPROTECT"
+        _checked(self._cpu(cpu).uffdio(CONSTANTS[what], addr, length))
+
+    def uffd_wake(self, addr: int, length: int, *, cpu: int = 0) -> None:
+        """UFFDIO_WAKE: whoever waits there takes its fault again."""
+        _checked(self._cpu(cpu).uffdio(CONSTANTS["UFFDIO_WAKE"], addr, length))
+
     def brk(self, addr: int = 0, *, cpu: int = 0) -> int:
         """Moves the end of the heap to addr and returns where it is; 0 only asks."""
         end = _checked(self._cpu(cpu).brk(addr))
@@ -154,6 +202,29 @@ class Machine:
         if isinstance(result, tuple):
             _raise_fault(*result, "write" if write else "read")
         return result
+
+    # ---- a secondary MMU -----------------------------------------------------------------------------------
+
+    def notifier(self, registers: bool = True, *, cpu: int = 0) -> None:
+        """A secondary MMU (as KVM's is one) registers with the CPU's address space, or unregisters.  The machine
+        must have been made with mmu_notifier=True."""
+        _checked(self._cpu(cpu).notifier(registers))
+
+    def secondary_read(self, addr: int, *, cpu: int = 0) -> int:
+        """The byte at addr, as the secondary MMU finds it.  Raises OSError, or SegmentationFault or BusError."""
+        return self._secondary(cpu, addr, None, "read")
+
+    def secondary_write(self, addr: int, byte: int, *, cpu: int = 0) -> None:
+        """Stores a byte through the secondary MMU."""
+        self._secondary(cpu, addr, byte, "write")
+
+    def _secondary(self, cpu: int, addr: int, value: int | None, access: Access) -> int:
+        result = self._cpu(cpu).secondary(addr, value)
+        return result if result >= 0 else _raise_fault(result, addr, access)
+
+    def gup(self, addr: int, *, cpu: int = 0) -> int:
+        """The byte at addr, read through a page that get_user_pages_fast has pinned.  OSError: nothing to pin."""
+        return _checked(self._cpu(cpu).gup(addr))
 
     # ---- address spaces ------------------------------------------------------------------------------------
 
@@ -305,4 +376,7 @@ def _raise_fault(number: int, address: int, access: Access) -> NoReturn:
         raise SegmentationFault(address, access)
     if number == -CONSTANTS["SIGBUS"]:
         raise BusError(address, access)
+    if number == -errno.EAGAIN:
+        raise OSError(errno.EAGAIN, f"{access} at {address:#x} waits for userfaultfd: answer it (uffd_copy, "
+                      "uffd_zeropage, uffd_writeprotect), then try again")
     raise OSError(-number, f"{os.strerror(-number)}: {access} at {address:#x}")

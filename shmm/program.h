@@ -28,6 +28,12 @@
 	X(BRK)       /* R[dst] = brk(A) */                                                                  \
 	X(MREMAP)    /* R[dst] = mremap(A, L, new length `count`, flags, new address `aux`) */               \
 	X(TRUNCATE)  /* ftruncate(file `value`, `aux` bytes) */                                             \
+	X(NUMA)      /* a scan for NUMA balancing comes by A .. A + L: the next accesses there are hint faults */ \
+	X(NOTIFIER)  /* an MMU notifier: `value` 1 registers, 0 unregisters the secondary MMU's */          \
+	X(SECONDARY) /* R[dst] = the byte at A, through the secondary MMU; OPF_WRITE stores `value` */      \
+	X(GUP)       /* R[dst] = the byte at A, through a page pinned by get_user_pages_fast */             \
+	X(USERFAULT) /* userfaultfd answers faults in A .. A + L: `value` 1 missing, 2 write-protected; 0 ends it */ \
+	X(UFFDIO)    /* a message or an answer: `value` SHMM_UFFDIO_*, A, L, byte `count`, mode `aux`, R[dst] */ \
 	X(PROBE)     /* 1 if a VMA maps A, else 0: an exception that only looks up its VMA (uprobes) */    \
 	X(LOAD)      /* R[dst] = the byte at A */                                                           \
 	X(STORE)     /* the byte at A = value */                                                            \
@@ -53,6 +59,10 @@ enum shmm_op {
 #undef X
 	SHMM_NOP_COUNT
 };
+
+/* What a UFFDIO record does: READ (waits) and POLL give the address of a fault that nobody has been told of. */
+enum { SHMM_UFFDIO_READ = 0, SHMM_UFFDIO_POLL, SHMM_UFFDIO_COPY, SHMM_UFFDIO_ZEROPAGE, SHMM_UFFDIO_WRITEPROTECT,
+       SHMM_UFFDIO_UNPROTECT, SHMM_UFFDIO_WAKE };
 
 #define SHMM_OPF_EXPECT   1u    /* the result must equal `expect` */
 #define SHMM_OPF_MAY_FAIL 2u    /* a negative result is fine */

@@ -23,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmm.layout import CONSTANTS, DTYPES, OPS
+from shmm.paging import PagingRecords
+from shmm.paging import outcome as _outcome
 
 INSN = DTYPES["shmm_insn_t"]
 OP: dict[str, int] = {name: code for code, name in enumerate(OPS)}
@@ -43,7 +45,7 @@ class ProgramError(ValueError):
     """A record that no executor could run, or text that is not a program."""
 
 
-class Program:
+class Program(PagingRecords):
     """A program under construction; `array()` is the finished one."""
 
     def __init__(self) -> None:
@@ -98,7 +100,7 @@ class Program:
         value = fields.get("value", 0)
         if dst == 0 and op == "DJNZ":
             raise ProgramError(f"{where}: register 0 is always 0 and cannot count")
-        if (op == "STORE" or op == "TOUCH") and not 0 <= value <= 255:
+        if op in ("STORE", "TOUCH", "SECONDARY") and not 0 <= value <= 255:
             raise ProgramError(f"{where}: value {value} is not a byte")
         if op in _SLOTS and not 1 <= value < CONSTANTS["MAX_MM"]:
             raise ProgramError(f"{where}: address space {value} is not in 1..{CONSTANTS['MAX_MM'] - 1}")
@@ -150,6 +152,14 @@ class Program:
         return self.add("MADVISE", addr=addr, len=length, value=advice, base=base, len_reg=len_reg,
                         **_outcome(expect, may_fail, count))
 
+    def mremap(
+        self, addr: int, old: int, new: int, flags: int, new_addr: int = 0, *, dst: int = 0, base: int = 0,
+        len_reg: int = 0, expect: int | None = None, may_fail: bool = False, count: bool = False,
+    ) -> int:
+        """R[dst] = mremap(addr, old, new, flags, new_addr): old and new are lengths, `old` counts from R[len_reg]."""
+        return self.add("MREMAP", addr=addr, len=old, count=new, flags=flags, aux=new_addr, dst=dst, base=base,
+                        len_reg=len_reg, **_outcome(expect, may_fail, count))
+
     def brk(
         self, addr: int, *, base: int = 0, dst: int = 0, expect: int | None = None, may_fail: bool = False,
         count: bool = False,
@@ -199,6 +209,28 @@ class Program:
 
         count: it is one unit of work."""
         return self.add("PROBE", addr=addr, base=base, **_outcome(expect, may_fail, count))
+
+    def notifier(self, registers: bool = True, *, expect: int | None = None, may_fail: bool = False) -> int:
+        """The address space's MMU notifier registers, or unregisters: its client is a secondary MMU."""
+        return self.add("NOTIFIER", value=int(registers), **_outcome(expect, may_fail, False))
+
+    def secondary(
+        self, addr: int, value: int | None = None, *, dst: int = 0, base: int = 0, expect: int | None = None,
+        may_fail: bool = False,
+    ) -> int:
+        """R[dst] = the byte at addr, or with a value a store, by way of the secondary MMU; the result is 0."""
+        outcome = _outcome(expect, may_fail, False)
+        outcome["opf"] |= 0 if value is None else WRITE
+        return self.add("SECONDARY", addr=addr, value=value or 0, dst=dst, base=base, **outcome)
+
+    def gup(
+        self, addr: int, *, base: int = 0, dst: int = 0, expect: int | None = None, may_fail: bool = False,
+        count: bool = False,
+    ) -> int:
+        """R[dst] = the byte at addr, read through a page that get_user_pages_fast pins; the byte is the result, too.
+
+        expect: that byte, or a failure."""
+        return self.add("GUP", addr=addr, base=base, dst=dst, **_outcome(expect, may_fail, count))
 
     # ---- registers and control -----------------------------------------------------------------------------
 
@@ -347,11 +379,6 @@ def check_records(records: NDArray[Any]) -> None:
     target = records["value"]
     outside = np.isin(records["op"], _JUMPS) & ((target < 0) | (target > len(records)))
     refuse(outside, "value", f"the program has records 0..{len(records)}, none to jump to at")
-
-
-def _outcome(expect: int | None, may_fail: bool, count: bool) -> dict[str, int]:
-    opf = (EXPECT if expect is not None else 0) | (MAY_FAIL if may_fail else 0) | (COUNT if count else 0)
-    return {"opf": opf, "expect": expect or 0}
 
 
 def _name(record: Any) -> str:

@@ -49,7 +49,8 @@ VIEWS: Final[dict[str, tuple[np.dtype[Any], str, str]]] = {
     "anon": (DTYPES["anon_vma_t"], "anon_off", "nanon"),
     "file": (DTYPES["file_t"], "file_off", "nfile"),
     "cache": (np.dtype("u4"), "cache_off", "ncache"),
-    "frame": (DTYPES["frame_t"], "frame_off", "nframe"),
+    "swap": (DTYPES["swap_slot_t"], "swap_off", "nswap"),
+    "frame": (DTYPES["frame_t"], "frame_off", "frame_end"),
     "insn": (DTYPES["shmm_insn_t"], "program_off", "ninsn"),
     "result": (np.dtype("i8"), "result_off", "ninsn"),
 }
@@ -76,18 +77,20 @@ class Geometry:
     ncache: int
     nframe: int
     ninsn: int
+    nswap: int = 0
+    nhuge: int = 0          # huge pages, on top of nframe
 
     def __post_init__(self) -> None:
-        limits = {"ncpu": (1, CONSTANTS["MAX_CPU"]), "nmm": (2, CONSTANTS["MAX_MM"])}
+        limits = {"ncpu": (1, CONSTANTS["MAX_CPU"]), "nmm": (2, CONSTANTS["MAX_MM"]), "nswap": (0, 2**32 - 1)}
         for name, value in asdict(self).items():
-            low, high = limits.get(name, (2, 2**32 - 1))
+            low, high = (0, CONSTANTS["MAX_HUGE"]) if name == "nhuge" else limits.get(name, (2, 2**32 - 1))
             if not low <= value <= high:
                 raise ValueError(f"geometry: {name} is {value}, must be in {low}..{high}")
 
     @classmethod
     def for_run(
         cls, cpus: int, pages: int, *, mms: int = 1, vmas: int = 1024, regions: int | None = None,
-        files: int = 64, file_pages: int = 0, insns: int = 4096,
+        files: int = 64, file_pages: int = 0, insns: int = 4096, swap_pages: int = 0, huge: int = 0,
     ) -> Geometry:
         """Room for a run that has at most so many things at once, and for what the machine itself holds.
 
@@ -97,6 +100,8 @@ class Geometry:
         regions: stretches of address space far (gigabytes) apart, each of which needs page tables of its own;
         by default one per CPU and some.
         insns: records of all programs together.
+        swap_pages: pages that can be swapped out at once; 0: there is no swap.
+        huge: huge pages of 512 data pages each, set aside on top of the others.
         """
         regions = cpus + 8 if regions is None else regions
         tables = mms * (4 * regions + 4) + 2 * (-(-(pages + file_pages) // TABLE_PAGES)) + 4 * regions
@@ -104,6 +109,7 @@ class Geometry:
         return cls(
             ncpu=cpus, nmm=1 + mms, nvma=slots, nanon=slots, nfile=1 + files, ncache=2 + file_pages,
             nframe=1 + pages + file_pages + tables + cpus * FRAMES_PER_CPU, ninsn=max(2, insns),
+            nswap=1 + swap_pages if swap_pages else 0, nhuge=huge,
         )
 
     @property
@@ -200,7 +206,7 @@ class Segment:
         """An array over the segment itself, of the records named; writes go through.
 
         seg is a single record (0-dimensional), result holds signed 64-bit words, memory the frames' bytes,
-        one row of 4096 per frame; cpu, mm, vma, anon, file, cache, frame and insn are indexed by number.
+        one row of 4096 per frame; cpu, mm, vma, anon, file, cache, swap, frame and insn are indexed by number.
         Drop every view before close()."""
         known = self._views[name]() if name in self._views else None
         if known is None:
@@ -215,7 +221,7 @@ class Segment:
             return np.frombuffer(self._map, HEADER, 1).reshape(())
         head = self.view("seg")
         if name == "memory":
-            frames = int(head["nframe"])
+            frames = int(head["frame_end"])
             flat = np.frombuffer(self._map, np.uint8, frames * PAGE, int(head["memory_off"]))
             return flat.reshape(frames, PAGE)
         if name not in VIEWS:

@@ -12,6 +12,7 @@ from shmm.cluster.replay.trace import Trace, parse
 from shmm.cluster.replay.translate import Translation, Translator
 
 CODES = {"r": 0x4, "w": 0x6, "x": 0x14, "cow": 0x7}
+STACK = 0x7FFF00000000
 ANON, FIXED, SHARED_ANON, PRIVATE_FILE = 0x22, 0x32, 0x21, 0x02
 
 
@@ -61,6 +62,34 @@ class Story:
         self.fault(comm, who, base + 0x40000, "w", base)
         self.fault(comm, who, base + 0x20000, "r", base + 0x100)
         self.call(comm, who, "brk", base + 0x1000000, brk=0)
+
+    # ---- what only `shmm record` records ---------------------------------------------------------------------------
+
+    def exec(self, comm, who) -> None:
+        """perf tells that a new image runs."""
+        self.line(comm, who, f"PERF_RECORD_COMM exec: {comm}:{who}/{who}")
+
+    def mapped(self, comm, who, at: int, length: int, prot: str = "r-xp", inode: int = 7, offset: int = 0,
+               name: str = "/x") -> None:
+        """perf tells what was mapped.  inode 0: no file."""
+        self.line(comm, who, f"PERF_RECORD_MMAP2 {who}/{who}: [{at:#x}({length:#x}) @ {offset:#x} fe:00 {inode} 0]: "
+                             f"{prot} {name}")
+
+    def told(self, comm, who, base: int) -> None:
+        """execve, as perf tells it: a file's text and data, and a stack."""
+        self.exec(comm, who)
+        self.mapped(comm, who, STACK, 0x21000, "rw-p", 0, 0, "[stack]")
+        self.mapped(comm, who, base, 0x20000)
+        self.mapped(comm, who, base + 0x20000, 0x10000, "rw-p", offset=0x20000)
+
+    def kernel_fault(self, comm, who, address: int, kind: str = "w") -> None:
+        """A fault in the kernel on a user page."""
+        self.line(comm, who, f"exceptions:page_fault_kernel: address={address:#x} ip=_copy_to_user "
+                             f"error_code={CODES[kind] & ~4:#x}")
+
+    def new_task(self, comm, who, flags: int) -> None:
+        """The flags of a clone."""
+        self.line(comm, who, f"task:task_newtask: pid=1 comm={comm} clone_flags={flags:x} oom_score_adj=0")
 
     def trace(self) -> Trace:
         """The parsed story."""

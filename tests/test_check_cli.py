@@ -197,7 +197,8 @@ def test_what_does_not_exist_is_one_line(words, message, capsys):
 
 def test_ctrl_c_keeps_what_there_is(tmp_path):
     saved = tmp_path / "out.json"
-    words = ["two_faults", "downgrade_window", "--scheme", "spf", "--bound", "3", "--jobs", "1", "--json", str(saved)]
+    words = ["two_faults", "downgrade_window", "--scheme", "spf", "--variant", "base", "--bound", "3", "--jobs", "1",
+             "--json", str(saved)]
     process = subprocess.Popen([sys.executable, "-m", "shmm.cluster", "check", *words], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     for line in process.stderr:

@@ -111,7 +111,7 @@ def test_a_terminal_gets_a_live_view():
     (["--engine", "native", "--machine", "rome-2x64"], "--machine is what --engine sim models"),
     (["--scheme", "rcu_tree"], "there is no scheme 'rcu_tree'; there are mmap_lock, spf"),
     (["--workload", "page_fault9"], "there is no workload 'page_fault9'; there are brk1"),
-    (["--workload", "ebizzy", "--workload-args=-q"], "ebizzy takes -mT or -mTR"),
+    (["--workload", "ebizzy", "--workload-args=-q"], "ebizzy takes -mT, -mTR or -mTRp"),
     (["--workload-args", "x"], "takes no arguments"),
     (["--walk", "rcu"], "--walk rcu needs --table-free rcu"),
     (["--cpus", "0"], "1 to 1024 CPUs"),
@@ -141,8 +141,9 @@ def test_list_shows_every_workload(capsys):
     workloads, _, models = capsys.readouterr().out.partition("\n\n")
     assert [line.split()[0] for line in workloads.splitlines()] == sorted(available())
     assert models.startswith("machines that --engine sim models: e7-8870-8x10, ") and models.endswith(", host\n")
-    assert {"page_fault1", "page_fault2", "page_fault3", "mmap1", "brk1", "tlb_flush2", "pft", "ebizzy",
-            "spf_test", "uprobe"} <= set(available())
+    assert {"page_fault1", "page_fault2", "page_fault3", "mmap1", "mmap2", "brk1", "brk2", "malloc1", "malloc2",
+            "tlb_flush1", "tlb_flush2", "tlb_flush3", "pft", "ebizzy", "spf_test", "uprobe",
+            "mapbench_local", "mapbench_pipeline", "mapbench_global"} <= set(available())
 
 
 def test_help_and_version():

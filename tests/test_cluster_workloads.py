@@ -77,7 +77,7 @@ def test_page_fault3_is_never_speculated():
     assert run["counters"]["pgcopy"] == 0
 
 
-@pytest.mark.parametrize(("args", "faults"), [("-mT", 128), ("-mTR", 1)])
+@pytest.mark.parametrize(("args", "faults"), [("-mT", 128), ("-mTR", 1), ("-mTRp", 1)])
 @pytest.mark.parametrize("scheme", ["mmap_lock", "spf"])
 def test_ebizzy_faults_per_record(args, faults, scheme):
     run = measure("ebizzy", scheme=scheme, size=None, workload_args=(args,))
@@ -85,24 +85,74 @@ def test_ebizzy_faults_per_record(args, faults, scheme):
     kept = 10                               # pages of chunks that stay mapped
     assert abs(run["counters"]["user_faults"] - kept - faults * records) <= faults * run["cpus"]
     assert abs(run["counters"]["munmap"] - records) <= run["cpus"]
+    assert run["counters"]["mprotect"] == run["cpus"] + 5 * (args == "-mTRp")   # stacks, and every other kept chunk
 
 
-def test_mmap1_touches_nothing():
-    run = measure("mmap1", size=None)
+@pytest.mark.parametrize("workload", ["mmap1", "mmap2"])
+def test_mmap1_and_mmap2_touch_nothing(workload):
+    run = measure(workload, size=None)
     assert run["bytes_per_cpu"] == 128 * MIB
     assert run["counters"]["user_faults"] == 0
     assert ratio(run, "mmap") == pytest.approx(1.0, rel=1e-2)
 
 
 @pytest.mark.parametrize("cpus", [1, 3])
-def test_brk1_counts_calls(cpus):
-    run = measure("brk1", cpus=cpus, size=None)
+@pytest.mark.parametrize("workload", ["brk1", "brk2"])
+def test_brk1_and_brk2_count_calls(workload, cpus):
+    run = measure(workload, cpus=cpus, size=None)
     assert run["counters"]["user_faults"] == 0
-    assert run["counters"]["brk"] - run["counters"]["ops"] in range(2 * cpus + 1)
+    assert run["counters"]["brk"] - run["counters"]["ops"] in range(3 * cpus + 1)
 
 
-def test_tlb_flush2_flushes_the_other_cpus():
-    run = measure("tlb_flush2", size=None)
+def test_brk2_makes_no_vma():
+    seen: list[int] = []
+
+    def heap(segment) -> None:
+        mm = segment.view("mm")[1]
+        seen.append(int(mm["brk"]) - int(mm["start_brk"]))
+
+    run = run_point(Config(workload="brk2", cpus=1, seconds=0.2, warmup=0.0), at_rest=heap)
+    assert run["violations"] == 0 and seen[0] in (PAGE, 2 * PAGE)
+
+
+def test_malloc1_writes_one_header_per_mapping():
+    counters = measure("malloc1", size=None)["counters"]
+    assert abs(counters["user_faults"] - counters["ops"]) <= 2
+    assert abs(counters["mmap"] - counters["ops"]) <= 4                 # and the stacks
+
+
+def test_malloc2_leaves_the_address_space_alone():
+    counters = measure("malloc2", cpus=3, size=None)["counters"]
+    assert (counters["user_faults"], counters["mmap"], counters["munmap"]) == (3, 6, 0)
+    assert counters["ops"] > 1000
+
+
+def test_mapbench_local_shares_nothing():
+    counters = measure("mapbench_local", cpus=3, size=None)["counters"]
+    assert abs(counters["user_faults"] - counters["ops"]) <= 3
+    assert abs(counters["munmap"] - counters["ops"]) <= 3
+    # each place is a page table of its own, which goes with its page: speculation finds none, ever
+    assert counters["spf_attempt"] == 0 or counters["spf_success"] == 0
+
+
+def test_mapbench_pipeline_hands_each_page_on():
+    counters = measure("mapbench_pipeline", cpus=3, size=None)["counters"]
+    assert counters["ops"] - counters["munmap"] in range(4)
+    assert counters["user_faults"] - counters["munmap"] in range(-3, 7)     # the neighbour finds the page there
+    assert counters["nr_tlb_remote_flush"] > 0
+
+
+def test_mapbench_global_maps_once_and_touches_by_all():
+    cpus, pages = 3, 16
+    counters = measure("mapbench_global", cpus=cpus, size=None)["counters"]
+    assert abs(counters["ops"] - cpus * pages * counters["munmap"]) <= 2 * cpus * cpus * pages      # a round cut short
+    # a page's first touch faults, and so do others that come at the same time
+    assert pages * counters["munmap"] <= counters["user_faults"] <= counters["ops"]
+
+
+@pytest.mark.parametrize("workload", ["tlb_flush1", "tlb_flush2", "tlb_flush3"])
+def test_tlb_flushes_reach_the_other_cpus(workload):
+    run = measure(workload, size=MIB)
     assert ratio(run, "user_faults") == pytest.approx(2.0, rel=1e-2)
     assert ratio(run, "madvise") == pytest.approx(1.0, rel=1e-2)
     assert run["counters"]["nr_tlb_remote_flush"] > 0
@@ -133,7 +183,7 @@ def test_spf_test_ends_by_itself():
 @pytest.mark.parametrize("workload", sorted(workloads.available()))
 @pytest.mark.parametrize("scheme", ["mmap_lock", "spf"])
 def test_every_workload_under_oversubscription(workload, scheme):
-    size = 2 * MIB if workload.startswith(("page_fault", "pft", "spf")) else None
+    size = 2 * MIB if workload.startswith(("page_fault", "pft", "spf", "tlb_flush")) else None
     measure(workload, scheme=scheme, cpus=6, size=size, seconds=0.2)
 
 

@@ -252,7 +252,7 @@ def test_two_mremaps_at_once_keep_apart():
     story.fault("sh", (10, 11), LIB - 0x800000 + 0x1FF000, "w", SH)
     translation = translation_of(story.trace())
     assert translation.expected[-2:] == [FAULTS, FAULTS]
-    assert translation.counts["mremap translated"] == 2
+    assert translation.counts["mremaps in two steps"] == 2
 
 
 def test_refused_and_unfinished_calls_change_nothing():

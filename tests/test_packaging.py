@@ -62,7 +62,7 @@ def test_the_wheel_holds_nothing_built_but_the_engines(wheel):
     written = (r".*\.(py|pyi|pyx|pxd|pxi|h)|shmm/py\.typed|.*\.dist-info/.*|"
                r"shmm/cluster/(machines/[\w-]+\.toml|anchors/(\w+\.json|README\.md))")
     built = [name for name in wheel.namelist() if not re.fullmatch(written, name)]
-    modules = {"shmm/_fast", "shmm/_check", "shmm/_sim", "shmm/_calibrate"}
+    modules = {"shmm/_fast", "shmm/_check", "shmm/_sim", "shmm/_host", "shmm/_calibrate"}
     assert {name.split(".")[0] for name in built} == modules and len(built) == len(modules), built
 
 

@@ -18,7 +18,8 @@ from shmm.cluster.replay.trace import parse, read
 from shmm.layout import CONSTANTS, COUNTERS
 
 TRACES = Path(__file__).parent / "traces"
-NAMES = ("threads", "remap", "spawn", "shell", "fixed")
+NAMES = ("threads", "remap", "spawn", "shell", "fixed", "memory", "bgsave", "jvm", "worker")
+TOLD = NAMES[5:]                        # of `shmm record`
 SCHEMES = ("mmap_lock", "spf")
 BASE, LIB = 0x555555000000, 0x7F0000000000
 
@@ -58,6 +59,14 @@ def test_recorded_faults_happen_again(name, tmp_path):
         assert run["replayed_faults"] >= 0.99 * run["recorded_faults"], run["missing_faults"]
         assert run["extra_faults"] == 0
         assert sum(run["missing_faults"].values()) == run["recorded_faults"] - run["replayed_faults"]
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_they_happen_again_for_the_same_reason(name):
+    """A page that is not there, or one that must not be written: as the recorded kernel found it."""
+    translation = translation_of(read(TRACES / f"{name}.txt.xz"))
+    assert translation.differed.total() <= 0.002 * len(translation.expected)
+    assert translation.counts["kernel-mode faults"] > 0 and translation.counts["mappings of execs"] > 5
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -107,9 +107,11 @@ def test_two_runs_differ_in_nothing_but_the_host(capsys):
 
 def test_policies_reach_the_simulation(capsys):
     run, = document(*SIM, "--cpus", "2", "--scheme", "spf", "--walk", "rcu", "--table-free", "rcu", "--ipi", "mailbox",
-                    "--no-zero", "--exact", *QUICK, capsys=capsys)["runs"]
+                    "--no-zero", "--exact", "--vma-free", "rcu", "--vma-tree", "latched", "--preempt-rt", *QUICK,
+                    capsys=capsys)["runs"]
     assert run["policies"] == {"scheme": "spf", "walk": "rcu", "table_free": "rcu", "ipi": "mailbox", "zero": False,
-                               "force_speculation": False, "paranoid": False}
+                               "force_speculation": False, "paranoid": False, "vma_free": "rcu",
+                               "vma_tree": "latched", "preempt_rt": True}
     assert not any(part["part"] == "clear" and part["share"] > 0.02 for part in run["time_stack"])
 
 

@@ -141,8 +141,9 @@ def test_the_stub_declares_what_the_engine_offers():
     expect_none(found([SHMM / "_fast.pyi"], lambda text: rules.stub_findings(text, engine)))
     checker = (SHMM / "_check.pyx").read_text()                 # its stub takes the rest over from the other
     expect_none(found([SHMM / "_check.pyi"], lambda text: rules.stub_findings(text, checker)))
-    calibration = (SHMM / "_calibrate.pyx").read_text()
-    expect_none(found([SHMM / "_calibrate.pyi"], lambda text: rules.stub_findings(text, calibration)))
+    for name in ("_calibrate", "_host"):
+        engine = (SHMM / f"{name}.pyx").read_text()
+        expect_none(found([SHMM / f"{name}.pyi"], lambda text, engine=engine: rules.stub_findings(text, engine)))
 
 
 # ---- files -------------------------------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def fit(text: str, column: int) -> str:
 
 def at_rest(invariant: str) -> bool:
     """Whether it is looked at when nobody is inside an operation, so that it is broken nowhere in particular."""
-    return invariant == "not-sequential" or invariant[:1] == "I"
+    return invariant in ("not-sequential", "never") or invariant[:1] == "I"
 
 
 def verdict(schedule: Schedule, violation: dict[str, Any] | None, other: str | None) -> list[str]:

@@ -43,16 +43,30 @@ PLANS: dict[str, Plan] = {
     "PROBE_CHECK": Plan(("probe_munmap",)),
     "SEQ1": Plan(("upper_tables_free",)),
     "VMA_MEMCMP": Plan(("table_free_walk", "mprotect_back")),
+    "COW_ABA": Plan(("cow_aba_fork",)),
     "PTL_SPIN": Plan(("flush_under_ptl",)),
     "PTL_LOOP": Plan(("flush_under_ptl",)),
     "WALK_UNPROTECTED": Plan(("table_free_walk",)),
     "DOWNGRADE_EARLY": Plan(("fault_munmap", "downgrade_window")),
     "PTE_NONE": Plan(("two_faults",)),
     "PTE_SAME": Plan(("two_copies", "cow_aba")),
+    "PMD_SAME": Plan(("fault_collapse_read",), variants=("base", "rcu")),
+    "PMD_UNDER_PTL": Plan(("fault_collapse_read",), variants=("rcu",)),
+    "HUGE_PMD_NONE": Plan(("huge_faults",)),
+    "SPLIT_REFS_LATE": Plan(("huge_split",)),
+    "DEPOSIT_FREE_NOW": Plan(("collapse_dontneed",), variants=("rcu",)),
+    "COLLAPSE_NO_FLUSH": Plan(("store_collapse", "gup_collapse", "collapse_dontneed")),
+    "COLLAPSE_TWICE": Plan(("two_collapses",)),
+    "GUP_IRQ_ON": Plan(("gup_munmap",)),
+    "GUP_NO_RECHECK": Plan(("gup_munmap", "gup_copy")),
     "VMA_FREE_NOW": Plan(("reader_across_grace",)),
     "VMA_LINKS_REUSED": Plan(("unlink_on_the_way",)),
     "TABLE_FREE_NOW": Plan(("table_free_walk",), variants=("base", "rcu")),
     "PTL_FREED": Plan(("table_free_walk",)),
+    "TABLE_FREE_FALLBACK": Plan(("table_free_walk",), variants=("rcu",)),
+    "LATCH_NO_BUMP": Plan(("rotation",), variants=("latched",)),
+    "LATCH_NO_RETRY": Plan(("rotation",), variants=("latched",)),
+    "LATCH_ONE_COPY": Plan(("rotation",), variants=("latched",)),
     "MB_SENDER": Plan(("mprotect_late", "fork_store"), WEAK),
     "MB_TARGET": Plan(("shootdown_late",), ("tso", "weak")),
     # CPU 1 drives a grace period and has just looked at CPU 0; CPU 0 stands on a VMA; CPU 2 unmaps that, and does not
@@ -72,6 +86,18 @@ PLANS: dict[str, Plan] = {
     "IRQ_ENABLE_RELAXED": Plan(("shootdown_reuse",)),
     "MPROTECT_NO_FLUSH": Plan(("mprotect_late",)),
     "ZAP_NO_LOCK": Plan(("fault_munmap",)),
+    "UFFD_NO_CHECK": Plan(("uffd_fault",)),
+    "UFFD_WP_NO_CHECK": Plan(("uffd_protect",)),
+    "UFFD_WP_NO_FLUSH": Plan(("uffd_protect",)),
+    "UFFD_NO_RECHECK": Plan(("uffd_fault",)),
+    "NUMA_SECOND_LOCK": Plan(("numa_second_lock",)),
+    "MIGRATE_NO_FLUSH": Plan(("numa_stale",)),
+    "SWAP_NO_FLUSH": Plan(("swap_fault",)),
+    "SWAP_EARLY": Plan(("swap_fault",)),
+    "SWAP_READ_EARLY": Plan(("swap_again",)),
+    "MREMAP_NO_FLUSH": Plan(("mremap_store",)),
+    "MREMAP_NO_PTL": Plan(("mremap_fault",)),
+    "MREMAP_PMD_MOVE": Plan(("mremap_pmd_move",)),
     "FREE_BEFORE_FLUSH": Plan(("shootdown_late", "fault_dontneed")),
     "FLUSH_BEFORE_ZAP": Plan(("shootdown_late",)),
     "RCU_READER_IGNORED": Plan(("reader_across_grace",)),
@@ -84,12 +110,22 @@ PLANS: dict[str, Plan] = {
     "STACK_GROW_UNCHECKED": Plan(("stack_growth",)),
     "FORK_NO_FLUSH": Plan(("fork_stale_store",)),
     "FORK_READ_LOCK": Plan(("fork_faults",)),
+    # whoever holds mmap_lock needs no other lock against a registration, and a speculator no mmap_lock
+    "NOTIFIER_REGISTER_NO_MMAP_LOCK": Plan(("cow_notifier",), scheme="mmap_lock"),
+    "NOTIFIER_UNTOLD": Plan(("secondary_cow", "secondary_zap")),
+    "NOTIFIER_LATE": Plan(("secondary_zap",)),
+    "NOTIFIER_NO_END": Plan(("secondary_cow",)),
+    "NOTIFIER_MPROTECT": Plan(("secondary_mprotect",)),
+    "NOTIFIER_FORK": Plan(("secondary_fork",)),
+    "SECONDARY_NO_RETRY": Plan(("secondary_cow", "secondary_zap")),
 }
 GROUPS: dict[str, Plan] = {
     "spf": Plan(("fault_munmap",)),
     "order": Plan(ORDER, WEAK),
     "flush": Plan(("shootdown_late",)),
+    "thp": Plan(("fault_collapse",)),
     "lock": Plan(("two_writers_one_reader",)),
+    "notifier": Plan(("cow_notifier",)),
     "spare": Plan(ORDER, WEAK),
 }
 
@@ -98,6 +134,8 @@ GROUPS: dict[str, Plan] = {
 SPARE = "spare"
 EXPLANATIONS: dict[str, str] = {
     "VMA_COPY": "pte_map_lock looks at mmap_seq twice more before anything is committed; this early look saves work.",
+    "GUP_NO_RECHECK":
+        "interrupts are off from the look at the pte to the reference; every shootdown here waits for that.",
 }
 
 

@@ -2,15 +2,14 @@
 
 A question names the scenarios that show its matter, and the protections it is about: first the protocol as it is is
 explored under both schemes, then each protection is taken away where its absence shows (mutants.py), and the
-counterexample is drawn.  Questions about copy-on-write against MMU notifiers, and about PREEMPT_RT, wait until both
-exist.
+counterexample is drawn.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shmm.cluster.check import mutants
@@ -40,6 +39,7 @@ class Question:
     variants: tuple[str, ...] = ("base",)
     memory: tuple[str, ...] = ("sc",)
     bound: int = 2
+    without: tuple[str, ...] = ()       # variants in which protections are taken away; (): those of mutants.py
 
 
 QUESTIONS: dict[str, Question] = {question.name: question for question in (
@@ -133,6 +133,58 @@ QUESTIONS: dict[str, Question] = {question.name: question for question in (
                "inside the frame's record, which is never anything else, SEQ2 fails and nothing was harmed.",
     ),
     Question(
+        name="table-free-fallback",
+        asked="Where tables are freed by RCU and no page can be had to collect them in, the kernel interrupts every "
+              "CPU and frees the table at once.  Is that enough for a walk under rcu_read_lock?",
+        by="nobody in the thread; mm/mmu_gather.c says of that interrupt that it is no RCU grace period",
+        source=LORE + V2,
+        scenarios=("table_free_walk", "upper_tables_free"), variants=("rcu", "both"),
+        mutants=("TABLE_FREE_FALLBACK",),
+        answer="No.  The interrupt waits for CPUs that have interrupts off, and a walk under RCU alone has them on: it "
+               "reads a table that is free.  A walk with interrupts off is safe even then (variant both).  So the "
+               "series' choice, rcu_read_lock wherever tables are freed by RCU, has a hole when memory is short.",
+    ),
+    Question(
+        name="notifier-registration",
+        asked="A speculative copy-on-write takes mmu_notifier_lock, a lock for each address space.  What for, when "
+              "registering a notifier moves mmap_seq already?",
+        by="the series itself, 23 to 26/35: v1 had the race",
+        source=LORE + V2,
+        scenarios=("cow_notifier", "secondary_cow", "secondary_zap"),
+        mutants=("NOTIFIER_NO_LOCK", "NOTIFIER_REGISTER_NO_LOCK", "NOTIFIER_REGISTER_NO_MMAP_LOCK", "NOTIFIER_UNTOLD"),
+        answer="mmap_seq stops a speculator that has not passed SEQ2.  One that has sees nothing any more: it found no "
+               "client and told nobody, the client registers, looks up the old page without any lock and keeps it, or "
+               "hears of an end that had no start.  The lock's grace period alone outlasts the change of the pte where "
+               "the page-table lock keeps preemption off; the end behind it, and all of it under PREEMPT_RT, needs the "
+               "reader's side.  mmap_lock for write is what classical faults need, and not enough for these.",
+    ),
+    Question(
+        name="preempt-rt",
+        asked="Interrupts are off in the walk.  What does that mean under PREEMPT_RT, where spinlocks sleep?",
+        by="Andrew Morton, 31 January 2022; answered by Sebastian Siewior",
+        source=LORE + "YflrLpx3gpRMcu6p@linutronix.de",
+        scenarios=("flush_under_ptl", "two_faults"), variants=("rt",), mutants=("PTL_SPIN",), without=("rt",),
+        answer="That no spinlock may be waited for there, and none is: the page-table lock is only tried, which may be "
+               "done anywhere outside an interrupt handler.  A plain spin_lock in its place would sleep with "
+               "interrupts off; the rule (I8) reports it at the first use, contended or not.  Elsewhere waiters sleep, "
+               "holders may be preempted, and nothing of the protocol minds.",
+    ),
+    Question(
+        name="cow-aba",
+        asked="One thread copies a shared page; another gets it for itself, stores to it, and has it shared once "
+              "more.  VMA and pte are as before: does the copy overwrite the store?",
+        by="Michel Lespinasse, 30 April 2021",
+        source=LORE + "20210430224649.GA29203@lespinasse.org",
+        scenarios=("cow_aba", "cow_aba_fork"), mutants=("PTE_SAME", "COW_ABA"),
+        answer="Not here.  Two things stand in the way, and both must go before the store is lost (COW_ABA).  The "
+               "count: whoever write-protects the page again is a writer, and SEQ1 or SEQ2 fails.  And the reference "
+               "that the copying thread holds: a page is written in place only by its one holder, so the other thread "
+               "copies, too, and the pte is another.  In kernels that count mappings instead of references (before "
+               "5.9) only the count is left, as he says.  His mprotect back and forth gives the permission back by "
+               "itself since 6.1 and changes the pte; a fork does not.  The comparison of the pte is needed against "
+               "copies that move no count (PTE_SAME).",
+    ),
+    Question(
         name="read-lock-writers",
         asked="MADV_DONTNEED changes ptes under the read lock and does not move the count.  What orders it with a "
               "speculator?",
@@ -141,6 +193,21 @@ QUESTIONS: dict[str, Question] = {question.name: question for question in (
         scenarios=("fault_dontneed", "two_faults", "flush_under_ptl"), mutants=("ZAP_NO_LOCK", "PTE_NONE", "PTE_SAME"),
         answer="The page-table lock alone, and the look at the pte under it.  Without either, a page is lost or two "
                "take one place.",
+    ),
+    Question(
+        name="fast-mremap",
+        asked="mremap moves whole page tables, and takes only the locks of the upper levels.  What keeps a speculator "
+              "out that holds the lock of the table itself?",
+        by="Kalesh Singh, for Android, where it was a use after free",
+        source="gerrit-public.fairphone.software, kernel/msm-4.19, 81bae4ededd1443b723011480a6c071e35f9415e",
+        scenarios=("mremap_pmd_move", "mremap_fault", "mremap_store"),
+        mutants=("MREMAP_PMD_MOVE", "MREMAP_NO_PTL", "MREMAP_NO_FLUSH"),
+        answer="Nothing: past SEQ2 a speculator trusts that whoever changes its table takes the table's "
+               "lock.  One that copies a page writes it into a table that maps another address by then, and "
+               "flushes the old address: who has read at the new one goes on reading what was before.  So a "
+               "table may move whole only if nobody can speculate (fast_mremap=single, Android's rule), or "
+               "with its lock held (fast_mremap=locked, which is what is exhausted here); else pte by pte, "
+               "under both locks, flushed before either is dropped.",
     ),
     Question(
         name="barriers",
@@ -152,6 +219,34 @@ QUESTIONS: dict[str, Question] = {question.name: question for question in (
         answer="The pair around the new even count: the writer's before it, the reader's after it.  The other pair "
                "stands beside the page-table lock's release and acquire, which order as much where it matters "
                "(docs/checking.md).  x86 shows neither.",
+    ),
+    Question(
+        name="thp-collapse",
+        asked="pte_map_lock compares the pmd entry with what was walked, against a collapse into a huge page.  What "
+              "does that add to the two looks at the count?",
+        by="the series itself, 17/35",
+        source=LORE + V2,
+        scenarios=("fault_collapse", "fault_collapse_read", "collapse_dontneed"), variants=("base", "rcu"),
+        mutants=("PMD_SAME", "PMD_UNDER_PTL", "DEPOSIT_FREE_NOW", "COLLAPSE_NO_FLUSH"),
+        answer="Nothing, as long as a collapse holds mmap_lock for write: the count moves.  If it held it for read "
+               "(fault_collapse_read), the entry alone would tell; one look before the lock is enough if the walk "
+               "has interrupts off, for the collapse's flush waits for it, and not if the walk is an RCU section: then "
+               "it must be looked at under the lock.  And such walks may read a table that is freed straight from the "
+               "deposit, as zap_deposited_table does: that has to wait for a grace period.",
+    ),
+    Question(
+        name="fast-gup",
+        asked="get_user_pages_fast walks with interrupts off, and the speculative fault leans on that precedent.  What "
+              "does it need them for that a speculative fault does not?",
+        by="the series itself, 14/35; Andy Lutomirski, April 2021",
+        source=LORE + V2,
+        scenarios=("gup_munmap", "gup_collapse", "gup_copy"),
+        mutants=("GUP_IRQ_ON", "COLLAPSE_NO_FLUSH"),
+        answer="For the table's memory, both alike.  But a speculator commits under the table's lock and looks at the "
+               "count there; a pin is taken with no lock at all, so that nothing else says that the frame is still "
+               "the page's: interrupts that hold off the flush do (x86 had nothing more until 4.13), or a second look "
+               "at the entries, without which only a machine can do whose every flush interrupts (GUP_NO_RECHECK, "
+               "docs/checking.md).",
     ),
     Question(
         name="shootdown",
@@ -186,7 +281,8 @@ def tasks(question: Question, seed: int = 1) -> list[Task]:
     whole = [Task(scenario, scheme, variant, memory, bound=question.bound)
              for scenario in question.scenarios for scheme in SCHEMES for variant in question.variants
              for memory in question.memory]
-    return whole + [task for mutant in mutants.tasks(question.mutants, seed) for task in mutants.places(mutant)]
+    return whole + [replace(task, variant=variant) for mutant in mutants.tasks(question.mutants, seed)
+                    for task in mutants.places(mutant) for variant in question.without or (task.variant,)]
 
 
 def first_of_each_mutant(schedules: Sequence[Schedule]) -> list[Schedule]:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from shmm import _check
+from shmm.layout import COUNTERS
 from shmm.program import Program
 from shmm.segment import Geometry, Segment
 
@@ -33,18 +34,22 @@ FIXED = 0x10
 ANON = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 ANON_FIXED = ANON | FIXED
 SHARED_FIXED = SHARED | FIXED
+MOVE_FIXED = 1 | 2                  # MREMAP_MAYMOVE, MREMAP_FIXED
 GROWSDOWN = 0x100
-DONTNEED = 4
+DONTNEED, PAGEOUT, COLLAPSE = 4, 21, 25
 TABLE = 512 * PAGE                  # what one page-table page maps
 ARENA = 0x2000_0000_0000            # where scenarios map, a boundary of all tables
 KEEPER = ARENA + (512 << 20)
 FAR = 0x2080_0000_0000              # where warming up happens,
 FAR_APART = 0x80_0000_0000          # each CPU in a place with tables of its own
 
-VARIANTS: dict[str, dict[str, str]] = {
+VARIANTS: dict[str, dict[str, str | int]] = {
     "base": {"walk": "irq", "table_free": "ipi", "ipi": "mailbox"},
     "rcu": {"walk": "rcu", "table_free": "rcu", "ipi": "mailbox"},
     "signal": {"walk": "irq", "table_free": "ipi", "ipi": "signal"},
+    "both": {"walk": "irq", "table_free": "rcu", "ipi": "mailbox"},
+    "rt": {"walk": "irq", "table_free": "ipi", "ipi": "mailbox", "preempt_rt": 1},
+    "latched": {"walk": "irq", "table_free": "ipi", "ipi": "mailbox", "vma_tree": "latched"},
 }
 MEMORIES = _check.MODELS
 MAX_CPUS = 4
@@ -72,6 +77,9 @@ class Scene:
     setup: Programs = field(default_factory=Programs)           # run once, CPU 0 first
     cpu: Programs = field(default_factory=Programs)             # explored
     files: list[tuple[int, bool]] = field(default_factory=list)     # (pages, is shared memory), numbered from 1
+    swap_pages: int = 0
+
+    huge: int = 0                                               # huge pages
 
     @property
     def cpus(self) -> int:
@@ -87,7 +95,8 @@ class Scenario:
     description: str
     variants: tuple[str, ...]
     build: Callable[[Scene], None]
-    policy: Mapping[str, int] = field(default_factory=dict)     # on top of the variant's
+    policy: Mapping[str, Any] = field(default_factory=dict)     # on top of the variant's
+    never: tuple[str, ...] = ()         # counters that must not move, whatever the schedule
 
     def scene(self) -> Scene:
         """A fresh scene.  Raises ScenarioError if its CPUs are not 2 to 4 without gaps."""
@@ -111,7 +120,7 @@ def load(name: str) -> Scenario:
         raise ScenarioError(f"there is no scenario {name!r}; there are {', '.join(names)}")
     module: Any = importlib.import_module(f"shmm.scenarios.{name}")
     return Scenario(name, module.__doc__.strip().splitlines()[0], getattr(module, "variants", ("base",)), module.build,
-                    getattr(module, "policy", {}))
+                    getattr(module, "policy", {}), getattr(module, "never", ()))
 
 
 class Stage:
@@ -132,6 +141,7 @@ class Stage:
         try:
             self._prepare()
             self.explorer = _check.Explorer(self.segment.address, self.memory)
+            self.explorer.forbid([COUNTERS.index(name) for name in self.scenario.never])
         except BaseException:
             self.segment.close()
             raise
@@ -181,7 +191,8 @@ def geometry(scene: Scene) -> Geometry:
     n = scene.cpus
     pages = sum(pages for pages, _ in scene.files)
     return Geometry(ncpu=n, nmm=4, nvma=1 + VMAS_PER_CPU * n, nanon=1 + VMAS_PER_CPU * n, nfile=2 + len(scene.files),
-                    ncache=2 + pages, nframe=1 + FRAMES_PER_CPU * n + pages, ninsn=RECORDS)
+                    ncache=2 + pages, nframe=1 + FRAMES_PER_CPU * n + pages, ninsn=RECORDS,
+                    nswap=1 + scene.swap_pages if scene.swap_pages else 0, nhuge=scene.huge)
 
 
 def warm_up(cpu: _check.Cpu) -> None:

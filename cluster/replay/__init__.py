@@ -6,6 +6,8 @@
     image.py      infers what execve mapped
     calls.py      turns calls and faults into records of programs
     translate.py  one program per thread, one event at a time in recorded order
+    remaps.py     mremap
+    hugepages.py  infers which faults mapped a huge page
     presence.py   a model of what will be present, which explains the differences
 
 Only faults are recorded, not accesses that found their page present; so a replay can miss a fault (its page is
@@ -166,7 +168,8 @@ def about(name: str, recorded: trace.Trace, translation: Translation) -> dict[st
         "name": name, "events": len(recorded.events), "threads": recorded.threads, "faults": recorded.faults,
         "tlb_flushes": recorded.flushes, "cpus": len(recorded.cpus), "calls": len(translation.calls),
         "inferred": {what: count for what, count in sorted(translation.counts.items()) if count},
-        "other_events": recorded.other, "unparsed": recorded.unparsed,
+        "differed": dict(translation.differed.most_common()), "kernel_faults": recorded.kernel_faults,
+        "lost_events": recorded.lost, "other_events": recorded.other, "unparsed": recorded.unparsed,
     }
     if recorded.first_unparsed is not None:
         out["first_unparsed"] = recorded.first_unparsed
@@ -255,6 +258,8 @@ def warnings(runs: list[dict[str, Any]], recorded: trace.Trace) -> list[str]:
     out = []
     if recorded.unparsed:
         out.append(f"{recorded.unparsed} lines are no event of perf script; the first is: {recorded.first_unparsed}")
+    if recorded.lost:
+        out.append(f"perf lost {recorded.lost} events when it recorded this: faults may be missing or fail for that")
     if not runs:
         return out
     out.append("events are replayed one at a time in recorded order: speculation never meets a concurrent writer, so "

@@ -1,4 +1,4 @@
-"""Execs that nobody recorded, inferred.
+"""Execs that nobody recorded, inferred.  (Recordings of `shmm record` tell them: then nothing is inferred.)
 
 The first thing that a new image does in user mode is to fetch its first instruction: a fault on a page that is not
 present, by a process's first thread, after which no other thread of the process is ever seen again.  Of the faults that
@@ -20,7 +20,7 @@ from collections import defaultdict
 from shmm.cluster.replay.image import PAGE_SHIFT
 from shmm.cluster.replay.recording import FETCH, PRESENT, Recording, Task
 from shmm.cluster.replay.space import REGION_SHIFT, Space
-from shmm.cluster.replay.trace import FAULT
+from shmm.cluster.replay.trace import EXEC, FAULT
 
 LOOK_AHEAD = 40                             # events that a doubtful exec is judged by
 ENOUGH = 3                                  # contradictions, or events in new places
@@ -38,8 +38,10 @@ class Execs:
             self.by_pid[task.pid].append(task)
 
     def fetches_absent(self, i: int) -> bool:
-        """Whether the event is the fetch of an instruction on a page that is not present."""
+        """Whether the event is the fetch of an instruction on a page that is not present, or a told exec."""
         event = self.events[i]
+        if event.name == EXEC:
+            return True
         return event.name == FAULT and event.args[2] & (FETCH | PRESENT) == FETCH
 
     def starts_image(self, task: Task, passed: int, comm: str, space: Space) -> bool:
@@ -47,6 +49,8 @@ class Execs:
 
         comm: the thread's command until then; space: what it ran in."""
         i = task.indices[passed]
+        if self.recording.tells_execs:
+            return self.events[i].name == EXEC
         if not task.leader or not self.fetches_absent(i) or self._others_live_on(task, i):
             return False
         if i in self.recording.after_flushes:

@@ -9,7 +9,7 @@ vfork  clone with CLONE_VM, and clone3, whose flags are not recorded (glibc make
        nowhere shares the space of one with the same command, whose addresses it uses and which rests meanwhile.
 
 A call takes effect where it makes room (munmap, mprotect, madvise) at its enter, and where it takes room (mmap, brk)
-at its exit: no thread can use the new mapping before, and none the old one after.  mremap does both, in two steps.
+at its exit: no thread can use the new mapping before, and none the old one after.  mremap does both (remaps.py).
 """
 
 from __future__ import annotations
@@ -18,22 +18,25 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from shmm.cluster.replay.execs import Execs
+from shmm.cluster.replay.hugepages import HugePages
 from shmm.cluster.replay.image import PAGE_SHIFT, WINDOW, Image
 from shmm.cluster.replay.recording import FETCH, PRESENT, WRITE, Birth, Recording, Task
 from shmm.cluster.replay.space import NO_FILE, READ_WRITE, REGION_SHIFT, Space, arrival, departure, page_up
-from shmm.cluster.replay.trace import FAULT, FLUSH, Event
+from shmm.cluster.replay.trace import FAULT, FILE, KERNEL_FAULT, MAPPED, STACK, Event
 
 TASK_SIZE = 0x7FFFFFFFF000
 LOWEST = 0x10000                            # vm.mmap_min_addr: nothing is ever mapped below
 ANONYMOUS = 0x20
 DONTNEED, REMOVE = 4, 9
+AT_ENTER = frozenset({"munmap", "mprotect", "madvise", "mlock", "mlock2", "shmdt"})
 COLD = 8                                    # a file is cold if one in so many windows was incomplete
 
 
 @dataclass(slots=True)
 class Step:
     """One thing to replay at an event: "exec" (a fresh space), "attach", "leave", "fork" (other: the child's space),
-    "bury" (other: a copy that is never seen used), "fault", "call", or "vacate": what an mremap moves away from."""
+    "bury" (other: a copy that is never seen used), "fault", "kernel_fault", "mapped" (by execve, or a call that is not
+    recorded), "call", "remap" (a whole mremap), or "vacate": what another mremap moves away from."""
 
     what: str
     task: Task
@@ -57,6 +60,7 @@ class Lineage:
         self.forked: dict[Task, Space] = {}
         self.windows: Counter[int] = Counter()                  # mmap's enter -> fault-around windows seen used,
         self.conflicts: Counter[int] = Counter()                # and absent pages read in windows used before
+        self.huge = HugePages(self.events)
         self._follow()
 
     def cold(self, mmap: int) -> bool:
@@ -69,7 +73,7 @@ class Lineage:
         for task in self.recording.tasks:
             ends[task.leaves_after].append(task)
         for i, event in enumerate(self.events):
-            if event.name == FLUSH:
+            if i in self.recording.asides:
                 continue
             for birth in forks.pop(i, ()):
                 self._fork(birth, i)
@@ -189,25 +193,46 @@ class Lineage:
 
     def _event(self, task: Task, space: Space, i: int, event: Event) -> None:
         if event.name == FAULT:
-            self._fault(task, space, i, event)
+            self._fault(task, space, i, event, "fault")
+        elif event.name == KERNEL_FAULT:
+            if LOWEST <= event.args[0] < TASK_SIZE:
+                self._fault(task, space, i, event, "kernel_fault")
+        elif event.name == MAPPED:
+            self._mapped(task, space, i, event)
         elif event.name == "enter":
             result = self.recording.result(i)
-            if event.call in ("munmap", "mprotect", "madvise"):
+            if event.call in AT_ENTER:
                 self._call(task, space, i, event, result)
-            elif event.call == "mremap" and result is not None and result >= 0:
+            elif event.call == "mremap" and result is not None and result >= 0 and self._disturbed(i):
                 self.steps.append(Step("vacate", task, space, i))
                 space.unmap(*departure(event, result))
         elif i in self.recording.enters and event.call in ("mmap", "brk", "mremap"):
             enter = self.recording.enters[i]
             self._call(task, space, enter, self.events[enter], event.args[0])
 
-    def _fault(self, task: Task, space: Space, i: int, event: Event) -> None:
+    def _disturbed(self, enter: int) -> bool:
+        """Whether another thread's call begins or ends while that one lasts."""
+        _, leave = self.recording.results[enter]
+        return any(event.name in ("enter", "exit") for event in self.events[enter + 1 : leave])
+
+    def _mapped(self, task: Task, space: Space, i: int, event: Event) -> None:
+        """Something that no recorded call has mapped: execve, or shmat.  A stack grows under faults, so all of it is
+        there from the beginning, as an inferred mapping."""
+        start, length, prot, _, what, *_ = event.args
+        if what == STACK:
+            space.image.note_range(start, start + length)
+            return
+        space.map(start, start + length, prot, i if what == FILE else NO_FILE)
+        self.steps.append(Step("mapped", task, space, i))
+
+    def _fault(self, task: Task, space: Space, i: int, event: Event, what: str) -> None:
         address, ip, error = event.args
         if LOWEST <= address < TASK_SIZE:
             self._evidence(space, address, error)
+        self.huge.fault(space, i)
         space.regions.update((address >> REGION_SHIFT, ip >> REGION_SHIFT))
         space.touched.add(address >> PAGE_SHIFT)
-        self.steps.append(Step("fault", task, space, i))
+        self.steps.append(Step(what, task, space, i))
 
     def _evidence(self, space: Space, address: int, error: int) -> None:
         """What a fault says about mappings that nobody recorded, and about the page cache."""
@@ -228,7 +253,8 @@ class Lineage:
 
     def _call(self, task: Task, space: Space, enter: int, event: Event, result: int | None) -> None:
         """result None: its exit was not recorded, as of a thread that was killed in it."""
-        self.steps.append(Step("call", task, space, enter))
+        whole = event.call == "mremap" and result is not None and result >= 0 and not self._disturbed(enter)
+        self.steps.append(Step("remap" if whole else "call", task, space, enter))
         if result is not None and result >= 0:
             self._take_effect(space, enter, event, result)
 
@@ -241,13 +267,20 @@ class Lineage:
             space.unmap(args[0], end)
         elif call == "mremap":
             found = space.mapped.find(args[0])
+            space.unmap(*departure(event, result))
             space.map(*arrival(event, result), found[2][1] if found else READ_WRITE)
         elif call == "brk":
             space.set_brk(result)
-        else:
+        elif call == "shmdt":
+            found = space.mapped.find(args[0])
+            if found is not None:
+                space.unmap(found[0], found[1])
+        elif call in ("mprotect", "madvise"):
             for low, high in space.mapped.gaps(args[0], end):
                 space.image.note_range(low, high)
             if call == "mprotect":
                 space.mapped.update(args[0], end, lambda value: (value[0], args[2]))
             elif DONTNEED <= args[2] <= REMOVE:
                 space.forget(args[0], end)
+            else:
+                self.huge.advise(space, args[0], end, args[2])

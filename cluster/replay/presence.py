@@ -24,7 +24,8 @@ RACED = "two threads faulted on it at once"
 ELSEWHERE = "another thread had faulted it in: what took it away was not recorded"
 BEFORE = "the same thread had faulted it in: what took it away was not recorded"
 COPIED = "mapped by the copy at fork"
-MISSING = frozenset({AROUND, RACED, ELSEWHERE, BEFORE, COPIED})
+FILE_PAGE = "a page of a file that had faulted in: what took it away (truncation, reclaim) was not recorded"
+MISSING = frozenset({AROUND, RACED, ELSEWHERE, BEFORE, COPIED, FILE_PAGE})
 
 # a page's state: bit 0 writable, bit 1 a private copy of its own, bits 2-3 how it came, the rest who faulted (+ 1)
 WRITABLE, OWN = 1, 2
@@ -42,7 +43,15 @@ class Mapping:
     shift: int = 0
     shared: bool = False
     copied: bool = True                     # by fork
+    wiped: bool = False                     # by fork: the child's is empty
     inferred: bool = False                  # no recorded call has mapped it
+    noreserve: bool = False
+    accounted: bool = False                 # private, and was writable: keeps it apart from neighbours that never were
+
+    def with_prot(self, prot: int) -> Mapping:
+        """The same with these permissions."""
+        accounted = self.accounted or bool(prot & WRITE and not self.shared and not self.noreserve)
+        return replace(self, prot=prot, accounted=accounted)
 
 
 class Cache:
@@ -74,7 +83,7 @@ class Presence:
     def map(self, start: int, end: int, mapping: Mapping) -> None:
         """Puts the mapping at [start, end); its pages are absent."""
         self.zap(start, end)
-        self.maps.set(start, end, mapping)
+        self.maps.set(start, end, mapping.with_prot(mapping.prot))
         self.most_maps = max(self.most_maps, len(self.maps))
 
     def unmap(self, start: int, end: int) -> None:
@@ -88,18 +97,36 @@ class Presence:
         for page in self._pages(start, end):
             self.own -= self.present.pop(page) >> 1 & 1
 
+    def move(self, old: int, old_length: int, new: int, new_length: int, keep: bool) -> None:
+        """mremap: the mapping at old, all of one kind, comes to new with its pages.  keep: an empty one stays there."""
+        found = self.maps.find(old)
+        assert found is not None
+        delta = new - old >> PAGE_SHIFT
+        mapping = replace(found[2], shift=found[2].shift + delta) if found[2].file else found[2]
+        if new_length < old_length:
+            self.unmap(old + new_length, old + old_length)
+        if new != old:
+            carried = {page + delta: self.present.pop(page) for page in self._pages(old, old + old_length)}
+            if not keep:
+                self.maps.clear(old, old + old_length)
+            self.zap(new, new + new_length)
+            self.present |= carried
+            self.tables.update(page // TABLE_PAGES for page in carried)
+        self.maps.set(new, new + new_length, mapping)
+        self.most_maps = max(self.most_maps, len(self.maps))
+
     def protect(self, start: int, end: int, prot: int) -> None:
         """mprotect: a private page that nobody shares becomes writable at once, others with their next fault."""
-        self.maps.update(start, end, lambda mapping: replace(mapping, prot=prot))
+        self.maps.update(start, end, lambda mapping: mapping.with_prot(prot))
         self.most_maps = max(self.most_maps, len(self.maps))
         for page in self._pages(start, end):
             state = self.present[page] & ~WRITABLE
             exclusive = state & OWN and state & HOW != BY_FORK
             self.present[page] = state | (WRITABLE if prot & WRITE and exclusive else 0)
 
-    def copying(self, start: int, end: int, copied: bool) -> None:
-        """madvise's DONTFORK and DOFORK."""
-        self.maps.update(start, end, lambda mapping: replace(mapping, copied=copied))
+    def copying(self, start: int, end: int, **how: bool) -> None:
+        """madvise's DONTFORK and DOFORK (copied), WIPEONFORK and KEEPONFORK (wiped)."""
+        self.maps.update(start, end, lambda mapping: replace(mapping, **how))
 
     def _pages(self, start: int, end: int) -> Iterable[int]:
         first, last = start >> PAGE_SHIFT, (end + 4095) >> PAGE_SHIFT
@@ -122,7 +149,7 @@ class Presence:
         state = self.present.get(page)
         if state is not None:
             if kind != WRITE or state & WRITABLE:
-                return self._why_present(state, who)
+                return self._why_present(state, who, mapping)
             private = 0 if mapping.shared else OWN
             self.own += 1 if private & ~state else 0
             self.present[page] = WRITABLE | private | (who + 1) << WHO_SHIFT
@@ -136,11 +163,13 @@ class Presence:
         state = self.present.get(page)
         return state is not None and state & HOW == BY_FAULT
 
-    def _why_present(self, state: int, who: int) -> str:
+    def _why_present(self, state: int, who: int, mapping: Mapping) -> str:
         if state & HOW == BY_AROUND:
             return AROUND
         if state & HOW == BY_FORK:
             return COPIED
+        if mapping.file and not state & OWN:
+            return FILE_PAGE
         return BEFORE if state >> WHO_SHIFT == who + 1 else ELSEWHERE
 
     def _populate(self, page: int, first: int, last: int, mapping: Mapping, write: bool, who: int) -> None:
@@ -190,7 +219,7 @@ class Presence:
             begin = at
             while at < len(pages) and pages[at] < end >> PAGE_SHIFT:
                 at += 1
-            if not mapping.shared:
+            if not mapping.shared and not mapping.wiped:
                 self._share(child, pages[begin:at])
         child.tables = {page // TABLE_PAGES for page in child.present}
         child.most_own, child.most_maps = child.own, len(child.maps)

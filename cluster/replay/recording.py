@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from shmm.cluster.replay.trace import FAULT, FLUSH, Event, Trace
+from shmm.cluster.replay.trace import EXEC, FAULT, FLUSH, KERNEL_FAULT, MAPPED, NEW_TASK, Event, Trace
 
 CLONE_VM = 0x100
 WRITE, FETCH, PRESENT = 2, 16, 1            # bits of an x86 page-fault error code
 OWN_MM = 3                                  # tlb_flush's reason: local MM shootdown
-CLONES = ("clone", "clone3")
+CLONES = ("clone", "clone3", "fork", "vfork")
 
 
 @dataclass(eq=False, slots=True)
@@ -26,6 +26,7 @@ class Task:
     tid: int
     born: bool                              # its first event is clone's return in the child
     indices: list[int] = field(default_factory=list)
+    born_at: int = -1                       # that event
     leaves_after: int = -1                  # the event after which it has left its address space
 
     @property
@@ -64,6 +65,10 @@ class Recording:
         self.tasks: list[Task] = []                         # in order of their first event
         self.task_of: dict[int, Task] = {}                  # event -> task
         self.after_flushes: set[int] = set()                # events right after two or more flushes of the own mm
+        self.tells_execs = any(event.name == EXEC for event in self.events)
+        self.clone_flags: dict[int, int] = {}               # enter -> flags, where they were recorded
+        self.mapped: dict[int, tuple[int, ...]] = {}        # an mmap's enter -> what perf says that it mapped
+        self.asides: set[int] = set()                       # events that belong to a call and are no step of their own
         self._pair()
         self.births: dict[int, Birth] = {}                  # enter -> birth
         self.born_of: dict[Task, Birth] = {}
@@ -74,17 +79,21 @@ class Recording:
         alive: dict[int, Task] = {}
         pending: dict[int, int] = {}
         flushes: Counter[int] = Counter()
+        unborn = self._faults_before_birth()
         for i, event in enumerate(self.events):
             tid = event.tid
             if event.name == FLUSH:
                 flushes[tid] += event.args[0] == OWN_MM
+            if self._aside(event, pending.get(tid)):
+                self.asides.add(i)
                 continue
             if flushes.pop(tid, 0) >= 2:
                 self.after_flushes.add(i)
             task = alive.get(tid)
             born = event.name == "exit" and event.call in CLONES and event.args[0] == 0
-            if task is None or born or task.pid != event.pid:
-                task = alive[tid] = Task(event.pid, tid, born)
+            birth = unborn.get(i, i if born else -1)        # of the life that the event belongs to, if it begins here
+            if task is None or task.pid != event.pid or birth > task.born_at:
+                task = alive[tid] = Task(event.pid, tid, birth >= 0, born_at=birth)
                 self.tasks.append(task)
                 pending.pop(tid, None)
             task.indices.append(i)
@@ -96,6 +105,29 @@ class Recording:
                 if enter is not None and self.events[enter].call == event.call:
                     self.results[enter] = (event.args[0], i)
                     self.enters[i] = enter
+
+    def _faults_before_birth(self) -> dict[int, int]:
+        """Faults of the kernel's in a child that has not returned from clone yet -> that return."""
+        out: dict[int, int] = {}
+        births: dict[int, int] = {}                         # thread -> its next event, if that is its birth
+        for i in range(len(self.events) - 1, -1, -1):
+            event = self.events[i]
+            if event.name == KERNEL_FAULT:
+                if event.tid in births:
+                    out[i] = births[event.tid]
+            elif event.name == "exit" and event.call in CLONES and event.args[0] == 0:
+                births[event.tid] = i
+            elif event.name not in (FLUSH, NEW_TASK, MAPPED):
+                births.pop(event.tid, None)
+        return out
+
+    def _aside(self, event: Event, enter: int | None) -> bool:
+        """Whether the event only tells more about a call.  enter: of the call that its thread is in."""
+        if event.name == NEW_TASK and enter is not None and self.events[enter].call in CLONES:
+            self.clone_flags[enter] = event.args[0]
+        if event.name == MAPPED and enter is not None and self.events[enter].call == "mmap":
+            self.mapped.setdefault(enter, event.args)
+        return event.name in (FLUSH, NEW_TASK) or (event.name == MAPPED and enter is not None)
 
     # ---- children and parents ------------------------------------------------------------------------------
 
@@ -110,8 +142,7 @@ class Recording:
             result, at = self.results.get(i, (None, None))
             if result is not None and result < 0:
                 continue
-            event = self.events[i]
-            self.births[i] = birth = Birth(i, event.call == "clone3" or bool(event.args[0] & CLONE_VM), at)
+            self.births[i] = birth = Birth(i, self._shares(i), at)
             child = next((task for task in born.get(result or 0, ()) if task.first > i), None)
             if child is not None and child not in self.born_of:
                 self._join(birth, child)
@@ -123,13 +154,21 @@ class Recording:
             for birth in self.births.values():
                 birth.shares = birth.shares and not self._was_fork(birth)
 
+    def _shares(self, enter: int) -> bool:
+        """Whether that clone's child runs in the same address space.  Of clone3 the flags may not be known: it does,
+        unless what follows contradicts it."""
+        event = self.events[enter]
+        if enter in self.clone_flags:
+            return bool(self.clone_flags[enter] & CLONE_VM)
+        return event.call in ("clone3", "vfork") or (event.call == "clone" and bool(event.args[0] & CLONE_VM))
+
     def _join(self, birth: Birth, child: Task) -> None:
         birth.child = child
         self.born_of[child] = birth
 
     def _unclaimed_birth(self, child: Task) -> Birth | None:
         """The oldest clone without a child that may have made this one: its command is the child's too."""
-        start = self.events[child.first]
+        start = self.events[child.born_at]
         for i, birth in self.births.items():
             if i > child.first:
                 return None
@@ -143,6 +182,8 @@ class Recording:
         child = birth.child
         if self.events[birth.enter].call != "clone3" or child is None or birth.parent_exit is None:
             return False
+        if birth.enter in self.clone_flags:
+            return False                    # they say so themselves
         if not child.leader or len(child.indices) < 2 or child.indices[1] < birth.parent_exit:
             return False
         event = self.events[child.indices[1]]

@@ -12,6 +12,7 @@ PAGE = 1 << PAGE_SHIFT
 REGION_SHIFT = 21
 READ_WRITE = 3
 NO_FILE = -1
+JUDGED = -1
 
 
 def page_up(address: int) -> int:
@@ -25,7 +26,7 @@ class Space:
 
     regions: stretches of 2 MiB that were touched or run in.  touched: pages that faulted here and that no recorded call
     has taken away since.  windows: for each fault-around window (its number and its mapping's start) the pages that
-    were read while absent."""
+    were read while absent.  advised, blocks: see hugepages.py."""
 
     image: Image
     mapped: Intervals[tuple[int, int]] = field(default_factory=Intervals)   # (event of the file's mmap, prot)
@@ -33,10 +34,13 @@ class Space:
     touched: set[int] = field(default_factory=set)
     windows: dict[tuple[int, int], set[int]] = field(default_factory=dict)
     brk: int | None = None
+    advised: Intervals[bool] = field(default_factory=Intervals)
+    blocks: dict[int, int] = field(default_factory=dict)        # 2 MiB with pages -> the fault that brought the first
 
     def fork(self) -> Space:
         """The child's copy.  Pages of files are not copied, so nothing counts as touched in it."""
-        return Space(self.image, self.mapped.copy(), set(self.regions), brk=self.brk)
+        return Space(self.image, self.mapped.copy(), set(self.regions), brk=self.brk, advised=self.advised.copy(),
+                     blocks=dict.fromkeys(self.blocks, JUDGED))
 
     def forget(self, start: int, end: int) -> None:
         """The pages of [start, end) are not present any more."""
@@ -45,6 +49,12 @@ class Space:
             self.touched.difference_update(range(first, last))
         else:
             self.touched = {page for page in self.touched if not first <= page < last}
+        for block in list(self.blocks):
+            low, high = block << REGION_SHIFT, block + 1 << REGION_SHIFT
+            if start <= low and high <= end:
+                del self.blocks[block]
+            elif low < end and start < high:
+                self.blocks[block] = JUDGED
         stale = [key for key in self.windows if first // WINDOW <= key[0] <= last // WINDOW]
         for key in stale:
             self.windows[key] = {page for page in self.windows[key] if not first <= page < last}
@@ -52,11 +62,13 @@ class Space:
     def map(self, start: int, end: int, prot: int, mmap: int = NO_FILE) -> None:
         """mmap: the event that mapped a file there."""
         self.forget(start, end)
+        self.advised.clear(start, end)
         self.mapped.set(start, end, (mmap, prot))
 
     def unmap(self, start: int, end: int) -> None:
         """Nothing is mapped in [start, end) any more."""
         self.forget(start, end)
+        self.advised.clear(start, end)
         self.mapped.clear(start, end)
 
     def explains(self, address: int) -> bool:

@@ -19,6 +19,8 @@ def show(document: dict[str, Any], out: Console) -> None:
     inferred = ", ".join(f"{count} {what}" for what, count in about["inferred"].items() if count)
     if inferred:
         out.print(f"inferred and translated: {inferred}", style="dim", markup=False)
+    for what, count in about["differed"].items():
+        out.print(f"{count} faults happen again for another reason: they {what}", style="dim", markup=False)
     if document["runs"]:
         out.print(table(document["runs"]))
     for run in document["runs"]:

@@ -7,6 +7,9 @@ A line names the command, the process and thread, perhaps the CPU, the time, the
 The spacing is perf's business: commands may hold blanks and slashes, the CPU or the time may be missing, the
 group before the event may be missing, and the fields may follow a colon or stand in parentheses.  Where perf
 prints one number instead of `pid/tid` it is taken for both.  Lines starting with `#` are perf's comments.
+
+Recordings of `shmm record` also have faults in the kernel on user pages, the flags of clones, and what perf itself
+notes (PERF_RECORD_...): which process runs a new image, which file was mapped where.  Others do without.
 """
 
 from __future__ import annotations
@@ -20,7 +23,12 @@ from functools import partial
 from typing import Any
 
 FAULT = "page_fault_user"
+KERNEL_FAULT = "page_fault_kernel"
 FLUSH = "tlb_flush"
+NEW_TASK = "task_newtask"
+EXEC = "exec"                               # perf: a process runs a new image
+MAPPED = "mapped"                           # perf: something has been mapped
+ANONYMOUS_MEMORY, FILE, SPECIAL, STACK = range(4)       # what
 
 #: The system calls that change an address space, with their fields as the kernel's format files name them.
 CALLS = {
@@ -30,8 +38,13 @@ CALLS = {
     "mremap": ("addr", "old_len", "new_len", "flags", "new_addr"),
     "brk": ("brk",),
     "madvise": ("start", "len_in", "behavior"),
+    "mlock": ("start", "len"),
+    "mlock2": ("start", "len", "flags"),
+    "shmdt": ("shmaddr",),
     "clone": ("clone_flags",),
     "clone3": (),
+    "fork": (),
+    "vfork": (),
 }
 
 #: Fields that a recorder may leave out or not decode: absent, they read as 0.
@@ -46,10 +59,11 @@ class TraceError(ValueError):
 class Event:
     """One line of a trace.
 
-    name is "page_fault_user", "tlb_flush" or "enter" or "exit" of `call`.  args: of a fault address, instruction
-    pointer and x86 error code; of an enter the call's arguments in the order of CALLS; of an exit the result,
-    signed; of a flush the reason's number (3: this CPU flushes its own mm), -1 if it is missing.  line counts from
-    1; time is in seconds."""
+    name is one of the names above, or "enter" or "exit" of `call`.  args: of a fault address, instruction pointer and
+    x86 error code; of an enter the call's arguments in the order of CALLS; of an exit the result, signed; of a flush
+    the reason's number (3: this CPU flushes its own mm), -1 if it is missing; of a new task the clone's flags; of what
+    was mapped start, length, prot, whether it is shared, what it is (FILE, ...), device, inode and byte offset.
+    line counts from 1; time is in seconds."""
 
     line: int
     comm: str
@@ -70,12 +84,18 @@ class Trace:
     paired: bool = False                    # some line named a thread apart from its process
     other: int = 0
     unparsed: int = 0
+    lost: int = 0                           # events that perf says it has lost
     first_unparsed: str | None = None
 
     @property
     def faults(self) -> int:
         """User page faults recorded."""
         return sum(event.name == FAULT for event in self.events)
+
+    @property
+    def kernel_faults(self) -> int:
+        """Faults in the kernel recorded, also those on its own addresses."""
+        return sum(event.name == KERNEL_FAULT for event in self.events)
 
     @property
     def flushes(self) -> int:
@@ -99,6 +119,16 @@ FAULT_FIELDS = re.compile(r"address=(?:0x)?([0-9a-f]+)\b.*?\bip=(\S+).*?\berror_
 FIELD = re.compile(r"(\w+)\s*[:=]\s*(-?(?:0x[0-9a-fA-F]+|\d+))")
 NUMBER = re.compile(r"(-?(?:0x[0-9a-fA-F]+|\d+))")
 REASON = re.compile(r"reason:.*\((\d+)\)")
+NEW_TASK_FLAGS = re.compile(r"clone_flags=([0-9a-f]+)\b")
+RECORD = re.compile(
+    r"\s*(?P<comm>\S.*?)\s+(?P<pid>\d+)(?:/\s*(?P<tid>\d+))?\s+(?:\[(?P<cpu>\d+)\]\s+)?(?:(?P<time>\d+\.\d+):\s+)?"
+    r"PERF_RECORD_(?P<what>[A-Z0-9_]+)(?P<rest>.*)"
+)
+MMAP2 = re.compile(
+    r"\s*-?\d+/-?\d+:\s+\[(0x[0-9a-f]+)\((0x[0-9a-f]+)\)\s+@\s+(0x[0-9a-f]+|0)\s+"
+    r"(?:([0-9a-f]+):([0-9a-f]+)\s+(\d+)\s+\d+|<[^>]*>)\]:\s+([r-])([w-])([x-])([ps])\s*(.*)"
+)
+LOST = re.compile(r"(\d+)\s*$")
 WORD = 1 << 64
 
 
@@ -152,10 +182,53 @@ def flush_args(fields: str) -> tuple[int, ...]:
     return (int(found.group(1)) if found else -1,)
 
 
+def new_task_args(fields: str) -> tuple[int, ...] | None:
+    """The clone's flags."""
+    found = NEW_TASK_FLAGS.search(fields)
+    return (int(found.group(1), 16),) if found else None
+
+
+def mapped_args(rest: str) -> tuple[int, ...] | None:
+    """What was mapped where."""
+    found = MMAP2.match(rest)
+    if found is None:
+        return None
+    start, length, offset, major, minor, inode, r, w, x, shared, name = found.groups()
+    prot = (r != "-") | (w != "-") << 1 | (x != "-") << 2
+    device = int(major or "0", 16) << 20 | int(minor or "0", 16)
+    what = FILE if int(inode or 0) else STACK if name == "[stack]" else SPECIAL if name.startswith("[v") \
+        else ANONYMOUS_MEMORY
+    return int(start, 16), int(length, 16), prot, shared == "s", what, device, int(inode or 0), int(offset, 16)
+
+
+def parse_record(trace: Trace, number: int, line: str) -> None:
+    """Reads a line of what perf itself noted."""
+    found = RECORD.match(line)
+    if found is None:
+        reject(trace, line)
+        return
+    comm, pid, tid, _, time, what, rest = found.groups()
+    name = ""
+    args: tuple[int, ...] | None = None
+    if what == "COMM" and rest.startswith(" exec:"):
+        name, args = EXEC, ()
+    elif what == "MMAP2":
+        name, args = MAPPED, mapped_args(rest)
+        if args is None:
+            reject(trace, line)
+    elif what in ("LOST", "LOST_SAMPLES"):
+        lost = LOST.search(rest)
+        trace.lost += int(lost.group(1)) if lost else 1
+    if args is not None and int(pid):
+        trace.events.append(Event(number, comm, int(pid), int(tid or pid), float(time or 0), name, "", args))
+
+
 def decoder(name: str) -> Decoder | None:
     """How to read an event of this name: (name, call, its fields' reader), or None if memory is not its matter."""
-    if name == FAULT:
-        return FAULT, "", fault_args
+    if name in (FAULT, KERNEL_FAULT):
+        return name, "", fault_args
+    if name == NEW_TASK:
+        return NEW_TASK, "", new_task_args
     if name == FLUSH:
         return FLUSH, "", flush_args
     for kind, prefix in (("enter", "sys_enter_"), ("exit", "sys_exit_")):
@@ -173,6 +246,9 @@ def parse(lines: Iterable[str]) -> Trace:
     decoders: dict[str, Decoder | None] = {}
     append, match = trace.events.append, LINE.match
     for number, line in enumerate(lines, 1):
+        if "PERF_RECORD_" in line:
+            parse_record(trace, number, line)
+            continue
         found = match(line)
         if found is None:
             if line.strip() and not line.lstrip().startswith("#"):

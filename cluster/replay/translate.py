@@ -38,6 +38,7 @@ class Translation:
     expected: list[str]                     # what the model says of each (presence.py)
     calls: list[Place]                      # each replayed call's
     files: list[tuple[int, bool]]           # (pages, is shared anonymous memory), numbered from 1
+    differed: Counter[str]                  # recorded faults that happen again for another reason
     counts: Counter[str]                    # what was inferred, translated and left out
     slots: int                              # address spaces: the highest slot
     vmas: int                               # mappings at once
@@ -81,8 +82,8 @@ class Translator:
         return Translation(
             programs=[np.array([*records, end], INSN) for records in self.records],
             faults=self.faults, expected=self.expected, calls=self.replayed, files=self.calls.files.list(),
-            counts=self.counts, slots=self.highest_slot, vmas=self.vmas, pages=self.pages, tables=self.tables,
-            cached=self.cache.frames(),
+            differed=self.calls.differed, counts=self.counts, slots=self.highest_slot, vmas=self.vmas,
+            pages=self.pages, tables=self.tables, cached=self.cache.frames(),
         )
 
     # ---- records and CPUs ----------------------------------------------------------------------------------
@@ -131,10 +132,32 @@ class Translator:
         place, expected = self.calls.fault(self.live[step.space], event, step.space.image, self.current)
         self.faults.append(place)
         self.expected.append(expected)
+        if step.index in self.lineage.huge:
+            self.calls.huge(self.live[step.space], event.args[0], self.current)
+
+    def _kernel_fault(self, step: Step) -> None:
+        """The kernel has touched user memory: here the program does, which no report counts."""
+        event = self.recording.events[step.index]
+        self.calls.fault(self.live[step.space], event, step.space.image, self.current)
+        self.counts["kernel-mode faults"] += 1
+        if step.index in self.lineage.huge:
+            self.calls.huge(self.live[step.space], event.args[0], self.current)
+
+    def _mapped(self, step: Step) -> None:
+        self.calls.mapped(self.live[step.space], self.recording.events[step.index], self.lineage.cold(step.index))
+        self.counts["mappings of execs"] += 1
 
     def _call(self, step: Step) -> None:
         event, result = self.recording.events[step.index], self.recording.result(step.index)
-        place = self.calls.call(self.live[step.space], event, result, self.lineage.cold(step.index))
+        place = self.calls.call(self.live[step.space], event, result, self.lineage.cold(step.index),
+                                self.recording.mapped.get(step.index))
+        if place is not None:
+            self.replayed.append(place)
+
+    def _remap(self, step: Step) -> None:
+        event, result = self.recording.events[step.index], self.recording.result(step.index)
+        assert result is not None
+        place = self.calls.remap(self.live[step.space], event, result)
         if place is not None:
             self.replayed.append(place)
 

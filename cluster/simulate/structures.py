@@ -19,11 +19,11 @@ STRUCTURES = _sim.structures()
 FIELDS = {
     "seg_t": {"stop": "other", "barrier_count": "barrier", "vma_pool": "pool", "cache_lock": "file",
               "charged": "charge", "rcu_seq": "rcu"},
-    "cpu_t": {"state": "cpu_state", "ipi_req": "mailbox", "wake": "wake", "queue_next": "spin_queue",
-              "irq_depth": "other", "rcu_snapshot": "rcu",
+    "cpu_t": {"state": "cpu_state", "ipi_req": "mailbox", "wake": "wake", "uffd_wait": "other",
+              "queue_next": "spin_queue", "irq_depth": "other", "rcu_snapshot": "rcu",
               "percpu_readers": "notifier_lock", "counter": "other"},
     "mm_t": {"mmap_lock": "mmap_lock", "vma_root": "vma_tree", "pgd": "mm", "page_table_lock": "page_table_lock",
-             "rss_anon": "rss", "notifier_lock": "notifier_lock", "cpumask": "cpumask"},
+             "rss_anon": "rss", "notifier_lock": "notifier_lock", "uffd_lock": "other", "cpumask": "cpumask"},
     "node_t": {"zone": "zone", "lru_lock": "lru"},
 }
 WHOLE = {"vma": "vma", "anon": "anon_vma", "file": "file", "cache": "file"}

@@ -43,7 +43,10 @@ enum shmm_access {
 };
 
 /* What happens to a lock, for lockdep_event(). */
-enum shmm_lock_event { SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED };
+enum shmm_lock_event {
+	SHMM_LOCK_WAIT, SHMM_LOCK_NESTED /* inside one of its kind */, SHMM_LOCK_SLEEPS /* if it has to wait */,
+	SHMM_LOCK_TRIED, SHMM_LOCK_FREED,
+};
 
 /* How the kernel is entered, for exception_entry(); how a speculation goes, for speculation_event(). */
 enum shmm_exception { SHMM_EXC_FAULT, SHMM_EXC_SYSCALL, SHMM_EXC_TRAP };
@@ -66,6 +69,7 @@ enum shmm_speculation { SHMM_SPECULATION_BEGINS, SHMM_SPECULATION_DROPPED };
  *   SHMM_STORE(p, v, kind, order)
  *   SHMM_RMW_DO(p, result, kind, expr) expr is the host's own instruction, nothing may come between
  *   SHMM_ADD_OWNED(p, n), SHMM_FENCE_DO(kind, order), SHMM_CLEAR_DO(page, n), SHMM_COPY_DO(to, from, n)
+ *   SHMM_FIND_DO(page, i), SHMM_FILL_DO(page, first, step), SHMM_FILL_PAGE_DO(page, byte, n)
  * and an engine that looks for mistakes, what the rooms tell it (all nothing by default):
  *   SHMM_LOCKDEP(lock, event)          enum shmm_lock_event
  *   SHMM_POISON(p, n, freed)           these bytes have been freed (1) or handed out (0)
@@ -200,6 +204,15 @@ static inline void clear_page(void *page, size_t size)
 	}
 #endif
 }
+static inline void fill_page(void *page, int byte, size_t size)
+{
+#ifdef SHMM_FILL_PAGE_DO
+	SHMM_FILL_PAGE_DO(page, byte, size);
+#else
+	SHMM_HOOK_BULK(page, size, SHMM_ST_PLAIN);
+	memset(page, byte, size);
+#endif
+}
 static inline void copy_page(void *to, const void *from, size_t size)
 {
 #ifdef SHMM_COPY_DO
@@ -208,6 +221,29 @@ static inline void copy_page(void *to, const void *from, size_t size)
 	SHMM_HOOK_BULK(from, size, SHMM_LD_PLAIN);
 	SHMM_HOOK_BULK(to, size, SHMM_ST_PLAIN);
 	memcpy(to, from, size);
+#endif
+}
+
+/* The words of a page that its reader or writer alone may change: a page table under its lock, or one that nobody sees yet.
+ *   find_word    the first word from index i on that is not 0, or 512
+ *   fill_words   all of them: first, first + step, ... */
+static inline uint32_t find_word(const void *page, uint32_t i)
+{
+#ifdef SHMM_FIND_DO
+	return SHMM_FIND_DO(page, i);
+#else
+	while (i < 512 && ld64_relaxed((const a64 *)page + i) == 0)
+		i++;
+	return i;
+#endif
+}
+static inline void fill_words(void *page, uint64_t first, uint64_t step)
+{
+#ifdef SHMM_FILL_DO
+	SHMM_FILL_DO(page, first, step);
+#else
+	for (uint32_t i = 0; i < 512; i++)
+		st64_relaxed((a64 *)page + i, first + i * step);
 #endif
 }
 

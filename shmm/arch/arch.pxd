@@ -60,13 +60,16 @@ cdef extern from "arch.h" nogil:
     void barrier() noexcept
 
     void clear_page(void*, size_t) noexcept
+    void fill_page(void*, int byte, size_t) noexcept
     void copy_page(void* to, const void*, size_t) noexcept
+    u32 find_word(const void* page, u32) noexcept
+    void fill_words(void* page, u64 first, u64 step) noexcept
     void copy_from_page(void* to, const void* page, size_t) noexcept
     void copy_to_page(void* page, const void*, size_t) noexcept
     u8 ld_user(const u8*) noexcept
     void st_user(u8*, u8) noexcept
 
-    const int SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED
+    const int SHMM_LOCK_SLEEPS, SHMM_LOCK_WAIT, SHMM_LOCK_TRIED, SHMM_LOCK_FREED, SHMM_LOCK_NESTED
     void lockdep_event(const void *lock, int event) noexcept
     void poison_range(void*, size_t) noexcept
     void unpoison_range(void*, size_t) noexcept

@@ -31,7 +31,10 @@
 #define SHMM_STORE_USER(p, x)         check_store_user(p, x)
 #define SHMM_FENCE_DO(kind, order)    check_fence(kind)
 #define SHMM_CLEAR_DO(page, n)        check_clear(page, (uint32_t)(n))
+#define SHMM_FILL_PAGE_DO(page, byte, n) check_fill_page(page, byte, (uint32_t)(n))
 #define SHMM_COPY_DO(to, from, n)     check_copy(to, from, (uint32_t)(n))
+#define SHMM_FIND_DO(page, i)         check_find(page, i)
+#define SHMM_FILL_DO(page, first, step) check_fill(page, first, step)
 /* Nothing comes between: no other fiber runs before the next access. */
 #define SHMM_RMW_DO(p, result, kind, expr) do {                          \
 	check_rmw_begin(&(p)->v, sizeof((p)->v), kind);                                  \

@@ -5,7 +5,7 @@
  * A room asks mutant(SHMM_M_name) where the protection stands; on every other engine the answer is a constant no and
  * the question leaves no instruction.  Groups: "spf" is what the speculative fault rests on, "order" a barrier or an
  * acquire or release, "flush" what keeps translations and freed memory apart, "lock" locks and the waiting for them,
- * "spare" what others stand in for, so that nobody can notice (docs/checking.md says which, and why it stays).
+ * "notifier" what keeps a secondary MMU in step, "spare" what others stand in for, so that nobody can notice (docs/checking.md says which, and why it stays).
  */
 #ifndef SHMM_ARCH_MUTANTS_H
 #define SHMM_ARCH_MUTANTS_H
@@ -29,6 +29,15 @@
 	X(SEQ_SILENT, "spf", "a writer does not move mmap_seq") \
 	X(PTE_NONE, "spf", "a fresh page is put in place without looking whether the pte is still empty") \
 	X(PTE_SAME, "spf", "a copied page is put in place without looking whether the pte is still what was copied") \
+	X(PMD_SAME, "thp", "pte_map_lock does not look at the pmd entry, nor again under the lock") \
+	X(PMD_UNDER_PTL, "thp", "pte_map_lock looks at the pmd entry before it takes the lock, and not under it") \
+	X(HUGE_PMD_NONE, "thp", "a huge page is put in place without looking whether the pmd entry is still empty") \
+	X(SPLIT_REFS_LATE, "thp", "a split huge page gets its references after its table can be seen") \
+	X(DEPOSIT_FREE_NOW, "thp", "a deposited table is free at once, without a grace period") \
+	X(COLLAPSE_NO_FLUSH, "thp", "a collapse flushes and interrupts nobody after it has cleared the pmd entry") \
+	X(COLLAPSE_TWICE, "thp", "a collapse under the read lock does not look whether another one was first") \
+	X(GUP_IRQ_ON, "thp", "get_user_pages_fast walks with interrupts on") \
+	X(GUP_NO_RECHECK, "spare", "get_user_pages_fast does not look at the entries again once it has the page") \
 	X(VMA_FREE_NOW, "spf", "an unlinked VMA is free at once, without a grace period") \
 	X(VMA_LINKS_REUSED, "spf", "waiting for its grace period, a VMA loses its child links") \
 	X(TABLE_FREE_NOW, "spf", "a page table is free at once, before any flush or grace period") \
@@ -54,7 +63,19 @@
 	X(FREE_BEFORE_FLUSH, "flush", "frames are freed before the flush") \
 	X(FLUSH_BEFORE_ZAP, "flush", "translations are flushed before the pte is cleared, and not after") \
 	X(MPROTECT_NO_FLUSH, "flush", "mprotect does not flush") \
+	X(UFFD_NO_CHECK, "spf", "speculation maps a page that is registered with userfaultfd") \
+	X(UFFD_WP_NO_CHECK, "spf", "speculation writes to a page that userfaultfd protects") \
+	X(UFFD_WP_NO_FLUSH, "flush", "userfaultfd's write-protection does not flush") \
+	X(UFFD_NO_RECHECK, "lock", "who waits for userfaultfd does not look again once it can be found") \
+	X(NUMA_SECOND_LOCK, "spf", "do_numa_page takes its second lock without a look at mmap_seq, as in the series") \
+	X(MIGRATE_NO_FLUSH, "flush", "a page that a hint fault moves is copied without a flush") \
+	X(SWAP_NO_FLUSH, "flush", "a page is written to swap and freed without a flush") \
+	X(SWAP_EARLY, "flush", "a swap entry can be seen before the slot holds the page") \
+	X(SWAP_READ_EARLY, "flush", "a slot is read before the page-table lock says that it is still ours") \
 	X(ZAP_NO_LOCK, "flush", "ptes are zapped without their lock") \
+	X(MREMAP_NO_FLUSH, "flush", "mremap does not flush the old addresses") \
+	X(MREMAP_NO_PTL, "spf", "mremap moves ptes without their locks") \
+	X(MREMAP_PMD_MOVE, "spf", "mremap moves a whole page table without its lock although others may speculate") \
 	X(RCU_READER_IGNORED, "lock", "a grace period does not wait for readers") \
 	X(RWSEM_NO_WAKE, "lock", "whoever releases a rwsem wakes nobody") \
 	X(RWSEM_READERS_IGNORED, "lock", "a writer takes a rwsem that readers hold") \
@@ -66,7 +87,21 @@
 	X(STACK_GROW_NO_LOCK, "lock", "a stack grows without page_table_lock") \
 	X(STACK_GROW_UNCHECKED, "lock", "a growing stack does not look again under its lock") \
 	X(FORK_NO_FLUSH, "flush", "fork does not flush the parent's translations") \
-	X(FORK_READ_LOCK, "lock", "fork holds the parent's mmap_lock for read")
+	X(FORK_READ_LOCK, "lock", "fork holds the parent's mmap_lock for read") \
+	X(NOTIFIER_NO_LOCK, "notifier", "a speculative copy of a page does not take mmu_notifier_lock") \
+	X(NOTIFIER_REGISTER_NO_LOCK, "notifier", "registering an MMU notifier does not take mmu_notifier_lock") \
+	X(NOTIFIER_REGISTER_NO_MMAP_LOCK, "notifier", "registering an MMU notifier does not take mmap_lock") \
+	X(NOTIFIER_UNTOLD, "notifier", "whoever changes ptes tells no MMU notifier") \
+	X(NOTIFIER_LATE, "notifier", "zapping tells the MMU notifier when the ptes are gone already") \
+	X(NOTIFIER_NO_END, "notifier", "whoever has told an MMU notifier never says that the change is over") \
+	X(NOTIFIER_MPROTECT, "notifier", "mprotect tells no MMU notifier") \
+	X(NOTIFIER_FORK, "notifier", "fork tells no MMU notifier that it write-protects the parent") \
+	X(SECONDARY_NO_RETRY, "notifier", "a secondary MMU uses what it looked up although an invalidation came between") \
+	X(COW_ABA, "spf", "a copied page is held by no reference, and the VMA is compared instead of mmap_seq") \
+	X(TABLE_FREE_FALLBACK, "spf", "RCU table freeing finds no page for its batch and frees after an interrupt") \
+	X(LATCH_NO_BUMP, "spf", "a latched tree's readers are never sent to the other copy") \
+	X(LATCH_NO_RETRY, "spf", "a reader of a latched tree does not look whether it was changed meanwhile") \
+	X(LATCH_ONE_COPY, "spf", "a latched tree's second copy is not brought up to date")
 
 enum shmm_mutant {
 #define X(name, group, what) SHMM_M_##name,

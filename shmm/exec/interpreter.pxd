@@ -12,20 +12,24 @@ from shmm.arch.arch cimport (
     u64, yield_core,
 )
 from shmm.layout cimport (
-    SHMM_C_ops, SHMM_C_unexpected, SHMM_OP_BARRIER, SHMM_OP_BRK, SHMM_OP_CLOCK, SHMM_OP_DJNZ, SHMM_OP_END,
-    SHMM_OP_EXEC, SHMM_OP_EXIT, SHMM_OP_FETCH, SHMM_OP_FORK, SHMM_OP_JMP, SHMM_OP_LEA, SHMM_OP_LOAD, SHMM_OP_MADVISE,
-    SHMM_OP_MM, SHMM_OP_MMAP, SHMM_OP_MPROTECT, SHMM_OP_MUNMAP, SHMM_OP_NEXT, SHMM_OP_NOP, SHMM_OP_OPS,
-    SHMM_OP_PROBE, SHMM_OP_RAND, SHMM_OP_STORE, SHMM_OP_TOUCH, SHMM_OP_TURN, SHMM_OPF_COUNT, SHMM_OPF_EXPECT,
-    SHMM_OPF_MAY_FAIL, SHMM_OPF_WRITE, SHMM_REGS, SHMM_STOPPED, shmm_insn_t, vcpu_t,
+    SHMM_C_ops, SHMM_C_unexpected, SHMM_OPF_COUNT, SHMM_OPF_EXPECT, SHMM_OPF_MAY_FAIL, SHMM_OPF_WRITE, SHMM_OP_BARRIER,
+    SHMM_OP_BRK, SHMM_OP_CLOCK, SHMM_OP_DJNZ, SHMM_OP_END, SHMM_OP_EXEC, SHMM_OP_EXIT, SHMM_OP_FETCH, SHMM_OP_FORK,
+    SHMM_OP_GUP, SHMM_OP_JMP, SHMM_OP_LEA, SHMM_OP_LOAD, SHMM_OP_MADVISE, SHMM_OP_MM, SHMM_OP_MMAP, SHMM_OP_MPROTECT,
+    SHMM_OP_MREMAP, SHMM_OP_MUNMAP, SHMM_OP_NEXT, SHMM_OP_NOP, SHMM_OP_NOTIFIER, SHMM_OP_NUMA, SHMM_OP_OPS,
+    SHMM_OP_PROBE, SHMM_OP_RAND, SHMM_OP_SECONDARY, SHMM_OP_STORE, SHMM_OP_TOUCH, SHMM_OP_TURN, SHMM_OP_UFFDIO,
+    SHMM_OP_USERFAULT, SHMM_REGS, SHMM_STOPPED, SHMM_UFFDIO_POLL, SHMM_UFFDIO_READ, shmm_insn_t, vcpu_t,
 )
+from shmm.exec.secondary cimport secondary_access
 from shmm.exec.syscall cimport (
-    has_mm, sys_brk, sys_exec, sys_exit, sys_fork, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_munmap,
+    has_mm, sys_brk, sys_exec, sys_exit, sys_fork, sys_gup, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_mremap,
+    sys_munmap, sys_notifier, sys_uffd_read, sys_uffdio, sys_userfault, user_numa_work,
 )
 from shmm.exec.user cimport user_load, user_probe, user_store
 from shmm.mm.call_rcu cimport rcu_poll
 from shmm.mm.irq cimport kernel_enter, kernel_exit, sleep_begin, sleep_end
+from shmm.mm.userfaultfd cimport uffd_msg_t
 from shmm.mm.vmstat cimport count_vm_events
-from shmm.mm.walk cimport FAULT_INSTRUCTION
+from shmm.mm.walk cimport FAULT_INSTRUCTION, FAULT_WRITE
 
 cdef enum:
     RUN_DONE = 0
@@ -181,6 +185,28 @@ cdef inline i64 execute_mm(vcpu_t *c, const shmm_insn_t *i) noexcept nogil:
     return sys_exit(c)
 
 
+cdef inline i64 op_secondary(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 addr) noexcept nogil:
+    cdef u8 byte = <u8> i.value
+    cdef i64 ret = secondary_access(c, addr, FAULT_WRITE if i.opf & SHMM_OPF_WRITE else 0, &byte)
+    if ret == 0 and not i.opf & SHMM_OPF_WRITE:
+        r.reg[i.dst] = byte
+    return ret
+
+
+cdef inline i64 execute_userfault(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 addr, u64 length) noexcept nogil:
+    cdef uffd_msg_t msg
+    cdef i64 ret
+    if i.op == SHMM_OP_USERFAULT:
+        return sys_userfault(c, addr, length, <u64> i.value)
+    if i.value > SHMM_UFFDIO_POLL:
+        return sys_uffdio(c, <u32> i.value, addr, length, i.count, i.aux)
+    ret = sys_uffd_read(c, i.value == SHMM_UFFDIO_READ, &msg)
+    if ret:
+        return ret
+    r.reg[i.dst] = msg.address
+    return <i64> msg.address
+
+
 cdef inline i64 execute_syscall(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 addr, u64 length) noexcept nogil:
     """What enters the kernel, looks at or changes the mappings, and leaves: system calls, and a probe."""
     cdef i64 ret
@@ -196,11 +222,24 @@ cdef inline i64 execute_syscall(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 a
         return sys_mprotect(c, addr, length, i.prot)
     if i.op == SHMM_OP_MADVISE:
         return sys_madvise(c, addr, length, <u32> i.value)
+    if i.op == SHMM_OP_USERFAULT or i.op == SHMM_OP_UFFDIO:
+        return execute_userfault(c, r, i, addr, length)
+    if i.op == SHMM_OP_NUMA:
+        return user_numa_work(c, addr, length)
     if i.op == SHMM_OP_PROBE:
         return user_probe(c, addr)
-    if i.op != SHMM_OP_BRK:
+    if i.op == SHMM_OP_NOTIFIER:
+        return sys_notifier(c, i.value != 0)
+    if i.op == SHMM_OP_SECONDARY:
+        return op_secondary(c, r, i, addr)
+    if i.op == SHMM_OP_MREMAP:
+        ret = sys_mremap(c, addr, length, i.count, i.flags, i.aux)
+    elif i.op == SHMM_OP_BRK:
+        ret = sys_brk(c, addr)
+    elif i.op == SHMM_OP_GUP:
+        ret = sys_gup(c, addr)
+    else:
         return -ENOSYS
-    ret = sys_brk(c, addr)
     r.reg[i.dst] = <u64> ret
     return ret
 

@@ -5,10 +5,13 @@ The frame comes charged, filled and unmapped, with one reference, which the pte 
 
 from shmm.arch.arch cimport ld64_relaxed, mutant, u32, u64
 from shmm.arch.mutants cimport SHMM_M_PTE_NONE
-from shmm.layout cimport SHMM_PAGE_SHIFT, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_WRITE, vcpu_t
+from shmm.layout cimport (
+    SHMM_PAGE_SHIFT, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_WRITE, SHMM_VM_UFFD_MISSING, vcpu_t,
+)
 from shmm.mm.frame cimport add_batched, free_frame, uncharge_one
 from shmm.mm.lru cimport lru_add
 from shmm.mm.page_table cimport set_entry
+from shmm.mm.userfaultfd cimport handle_userfault, userfaultfd_missing
 from shmm.mm.vma cimport vm_get_page_prot
 from shmm.mm.walk cimport VM_FAULT_RETRY, pte_map_lock, pte_unmap_unlock, vm_fault_t
 
@@ -27,7 +30,7 @@ cdef inline void drop_anon_page(vcpu_t *c, u32 pfn) noexcept nogil:
 
 cdef inline u32 install_anon_page(vcpu_t *c, vm_fault_t *vmf, u32 pfn) noexcept nogil:
     """Fills the empty pte of the fault; consumes the frame.  0, also when somebody else was first; VM_FAULT_RETRY when
-    speculation gave up."""
+    speculation gave up, or when the program has to answer (userfaultfd.pxd)."""
     if not pte_map_lock(c, vmf):
         drop_anon_page(c, pfn)
         return VM_FAULT_RETRY
@@ -35,6 +38,10 @@ cdef inline u32 install_anon_page(vcpu_t *c, vm_fault_t *vmf, u32 pfn) noexcept 
         pte_unmap_unlock(vmf)
         drop_anon_page(c, pfn)
         return 0
+    if userfaultfd_missing(vmf):
+        pte_unmap_unlock(vmf)
+        drop_anon_page(c, pfn)
+        return handle_userfault(c, vmf, SHMM_VM_UFFD_MISSING)
     add_batched(&c.me.rss_anon, &vmf.mm.rss_anon, 1)
     lru_add(c, pfn)
     set_entry(vmf.pte, anon_pte(vmf, pfn))

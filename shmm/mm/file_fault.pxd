@@ -91,11 +91,20 @@ cdef inline u32 do_cow_fault(vcpu_t *c, vm_fault_t *vmf, u32 page) noexcept nogi
     return install_anon_page(c, vmf, pfn)
 
 
+cdef inline u32 fault_beyond_end(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
+    """There is no such page; but a read fault maps its neighbours before it asks for its own page, and they stay."""
+    if not vmf.flags & FAULT_WRITE and c.g.fault_around > 1:
+        pte_map_lock(c, vmf)
+        do_fault_around(c, vmf)
+        pte_unmap_unlock(vmf)
+    return VM_FAULT_SIGBUS
+
+
 cdef inline u32 do_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
     cdef u64 pgoff = linear_page_index(&vmf.vma, vmf.address)
     cdef u32 pfn
     if pgoff >= ld64_relaxed(&c.files[vmf.vma.file].npages):
-        return VM_FAULT_SIGBUS
+        return fault_beyond_end(c, vmf)
     pfn = find_or_create_page(c, vmf.vma.file, pgoff)
     if pfn == 0:
         return VM_FAULT_OOM

@@ -8,6 +8,7 @@ from shmm.layout cimport (
     SHMM_LEGACY_BASE, SHMM_MMAP_MIN, SHMM_PMD_SHIFT, SHMM_STACK_GUARD_GAP, SHMM_TASK_SIZE, SHMM_VM_GROWSDOWN, mm_t,
     vcpu_t,
 )
+from shmm.mm.latch_tree cimport is_latched, latch_find_vma
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_tree cimport left_of, next_vma, prev_vma, right_of
 
@@ -28,8 +29,8 @@ cdef inline u32 find_vma(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
 
 
 cdef inline u32 vma_lookup(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
-    """The VMA that maps addr, or 0."""
-    cdef u32 v = find_vma(c, mm, addr)
+    """The VMA that maps addr, or 0: what faults ask, and the one place that chooses between the trees."""
+    cdef u32 v = latch_find_vma(c, mm, addr) if is_latched(c) else find_vma(c, mm, addr)
     return v if v and vma_start(c, v) <= addr else 0
 
 

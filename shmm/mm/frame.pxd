@@ -30,6 +30,7 @@ from shmm.layout cimport (
     SHMM_FRAME_FREE, SHMM_PAGE_SIZE, SHMM_PCP_BATCH, SHMM_PCP_HIGH, SHMM_RSS_BATCH, mm_t, node_t, pool_t,
     several_nodes, vcpu_t,
 )
+from shmm.mm.huge_frame cimport HPAGE_PMD_NR, compound_head, frame_is_huge, free_huge_frame
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vmstat cimport count_vm_event
 
@@ -40,7 +41,7 @@ cdef inline u8 *frame_bytes(vcpu_t *c, u32 pfn) noexcept nogil:
 
 cdef inline u32 frame_node(vcpu_t *c, u32 pfn) noexcept nogil:
     """The node that the frame belongs to: constants only, no access of shared memory."""
-    return <u32> (<u64> pfn * c.g.nnode // c.g.nframe) if several_nodes(c) else 0
+    return <u32> (<u64> pfn * c.g.nnode // c.g.nframe) if several_nodes(c) and not frame_is_huge(c, pfn) else 0
 
 
 cdef inline u32 node_start(vcpu_t *c, u32 node) noexcept nogil:
@@ -160,6 +161,14 @@ cdef inline u32 take_frame(vcpu_t *c) noexcept nogil:
     return pfn
 
 
+cdef inline bint refill_home(vcpu_t *c) noexcept nogil:
+    """Whether the next frame that this CPU allocates is of its own node (__GFP_THISNODE)."""
+    cdef pool_t *zone = &c.g.node[c.node].zone
+    if get32(&c.me.pcp_head) == 0 and not passed_by(c, zone):
+        zone_refill(c, zone, &c.me.pcp_head, &c.me.pcp_count)
+    return get32(&c.me.pcp_head) != 0
+
+
 cdef inline u32 alloc_frame(vcpu_t *c, u32 kind) noexcept nogil:
     """A frame with one reference and unspecified contents, or 0 when memory is out."""
     cdef u32 pfn = take_frame(c)
@@ -194,6 +203,9 @@ cdef inline void free_frame(vcpu_t *c, u32 pfn) noexcept nogil:
     """Nothing refers to the frame any more, it is on no LRU list, no TLB can reach it."""
     st32_relaxed(&c.frames[pfn].kind, SHMM_FRAME_FREE)
     st32_relaxed(&c.frames[pfn].refs, 0)
+    if frame_is_huge(c, pfn):
+        free_huge_frame(c, pfn)
+        return
     poison_range(frame_bytes(c, pfn), SHMM_PAGE_SIZE)
     if several_nodes(c) and frame_node(c, pfn) != c.node:
         put_foreign(c, pfn)
@@ -207,12 +219,12 @@ cdef inline void free_frame(vcpu_t *c, u32 pfn) noexcept nogil:
 
 
 cdef inline bint put_frame_testzero(vcpu_t *c, u32 pfn) noexcept nogil:
-    """Drops one reference; True: it was the last, release the frame."""
-    return fetch_add32(&c.frames[pfn].refs, <u32> -1) == 1
+    """Drops one reference; True: it was the last, release the frame (of a huge page: its head)."""
+    return fetch_add32(&c.frames[compound_head(c, pfn)].refs, <u32> -1) == 1
 
 
 cdef inline void get_frame(vcpu_t *c, u32 pfn) noexcept nogil:
-    fetch_add32_relaxed(&c.frames[pfn].refs, 1)
+    fetch_add32_relaxed(&c.frames[compound_head(c, pfn)].refs, 1)
 
 
 cdef inline void charge(vcpu_t *c) noexcept nogil:
@@ -233,6 +245,10 @@ cdef inline void uncharge_one(vcpu_t *c) noexcept nogil:
 cdef inline void uncharge(vcpu_t *c, u64 pages) noexcept nogil:
     if pages:
         fetch_add64_relaxed(&c.g.charged, <u64> -(<i64> pages))
+
+
+cdef inline void charge_huge(vcpu_t *c) noexcept nogil:
+    fetch_add64_relaxed(&c.g.charged, HPAGE_PMD_NR)
 
 
 cdef inline void add_batched(p64 *mine, a64 *total, i64 n) noexcept nogil:

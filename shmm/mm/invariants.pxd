@@ -2,18 +2,23 @@
 stop the world, between two steps).
 
 Each returns the number of breaches it found and fills `found` with the first, so that a checker can stop at once and
-a launcher can print a line.  I3 is looked at where a translation is used (mmu.pxd) and only counted there."""
+a launcher can print a line.  I3 is looked at where a translation is used (mmu.pxd) and only counted there.
+I7 and I8 have rooms of their own (check_secondary.pxd, check_rt.pxd)."""
 
-from shmm.arch.arch cimport get32, get64, ld32_relaxed, ld64_relaxed, u32, u64
+from shmm.arch.arch cimport a32, get32, get64, ld32_relaxed, ld64_relaxed, u32, u64
 from shmm.layout cimport (
-    SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_SWAP, SHMM_C_pgalloc, SHMM_C_pgfree, SHMM_C_spf_abort, SHMM_C_spf_attempt,
-    SHMM_C_spf_success, SHMM_C_violations, SHMM_FRAME_FREE, SHMM_FRAME_TABLE, SHMM_IRQ_OFF, SHMM_PAGE_SHIFT,
-    SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER, SHMM_VM_EXEC, SHMM_VM_READ,
+    SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_SWAP, SHMM_C_notifier_trylock_failed, SHMM_C_pgalloc, SHMM_C_pgfree,
+    SHMM_C_secondary_stale, SHMM_C_spf_abort, SHMM_C_spf_attempt, SHMM_C_spf_success, SHMM_C_violations,
+    SHMM_FRAME_FREE, SHMM_FRAME_TABLE, SHMM_HPAGE_SIZE, SHMM_IRQ_OFF, SHMM_PAGE_SHIFT, SHMM_PTE_PRESENT,
+    SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER, SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_SHARED,
     SHMM_VM_WRITE, mm_t, node_t, spinlock_t, vcpu_t,
 )
 from shmm.mm.find_vma cimport find_vma
 from shmm.mm.frame cimport frame_node
-from shmm.mm.page_table cimport PGD, PTE, entry_shift, pte_pfn, table_entry
+from shmm.mm.huge_frame cimport compound_head, first_huge_frame
+from shmm.mm.latch_tree cimport is_latched
+from shmm.mm.page_table cimport PGD, PMD, PTE, entry_shift, pmd_trans_huge, pte_pfn, table_entry
+from shmm.mm.swap_entry cimport swp_offset
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_tree cimport gap_before, is_red, left_of, next_vma, parent_of, right_of
 
@@ -58,6 +63,14 @@ cdef inline u64 check_child(vcpu_t *c, u32 mm, u32 v, u32 child, u64 *bad, breac
     return get64(&c.vmas[child].subtree_gap)
 
 
+cdef inline u64 check_copy(vcpu_t *c, u32 mm, u32 v, a32 *first, a32 *second, breach_t *found) noexcept nogil:
+    """A link of a latched tree, in both copies."""
+    if ld32_relaxed(first) == ld32_relaxed(second):
+        return 0
+    return breach(found, 1, mm, b"link of the second tree", vma_start(c, v) if v else 0, ld32_relaxed(second),
+                  ld32_relaxed(first))
+
+
 cdef inline u64 check_node(vcpu_t *c, u32 mm, u32 v, u64 *bad, breach_t *found, u64 *vmas) noexcept nogil:
     """A subtree of the VMA tree; returns its black height and adds its nodes to vmas."""
     cdef u64 left, right
@@ -69,6 +82,9 @@ cdef inline u64 check_node(vcpu_t *c, u32 mm, u32 v, u64 *bad, breach_t *found, 
         bad[0] += breach(found, 1, mm, b"subtree gap", vma_start(c, v), get64(&c.vmas[v].subtree_gap), gap)
     left = check_node(c, mm, left_of(c, v), bad, found, vmas) if left_of(c, v) else 0
     right = check_node(c, mm, right_of(c, v), bad, found, vmas) if right_of(c, v) else 0
+    if is_latched(c):
+        bad[0] += check_copy(c, mm, v, &c.vmas[v].left, &c.vmas[v].latch_left, found)
+        bad[0] += check_copy(c, mm, v, &c.vmas[v].right, &c.vmas[v].latch_right, found)
     if left != right:
         bad[0] += breach(found, 1, mm, b"black height", vma_start(c, v), left, right)
     return left + (0 if is_red(c, v) else 1)
@@ -82,6 +98,10 @@ cdef inline u64 check_I1(vcpu_t *c, u32 slot, breach_t *found) noexcept nogil:
     cdef u64 bad = 0
     cdef u64 listed = 0
     cdef u64 treed = 0
+    if is_latched(c):
+        bad += check_copy(c, slot, 0, &mm.vma_root, &mm.latch_root, found)
+        if ld32_relaxed(&mm.latch_seq) & 1:
+            bad += breach(found, 1, slot, b"latch_seq is odd", 0, ld32_relaxed(&mm.latch_seq), 0)
     if ld32_relaxed(&mm.vma_root):
         check_node(c, slot, ld32_relaxed(&mm.vma_root), &bad, found, &treed)
     while v and listed <= treed:
@@ -102,7 +122,7 @@ cdef inline u64 check_I1(vcpu_t *c, u32 slot, breach_t *found) noexcept nogil:
 
 cdef inline u64 check_pte(vcpu_t *c, u32 slot, u64 addr, u64 pte, u32 *refs, breach_t *found) noexcept nogil:
     cdef u32 v = find_vma(c, &c.mms[slot], addr)
-    cdef u32 pfn = pte_pfn(pte)
+    cdef u32 pfn = compound_head(c, pte_pfn(pte))
     cdef u64 flags
     if v == 0 or vma_start(c, v) > addr:
         return breach(found, 2, slot, b"page mapped outside any VMA", addr, pte, 0)
@@ -113,10 +133,52 @@ cdef inline u64 check_pte(vcpu_t *c, u32 slot, u64 addr, u64 pte, u32 *refs, bre
         return breach(found, 2, slot, b"accessible page in a PROT_NONE VMA", addr, pte, flags)
     if pte & SHMM_PTE_SPECIAL:
         return 0
-    if pfn == 0 or pfn >= c.g.nframe or ld32_relaxed(&c.frames[pfn].kind) == SHMM_FRAME_FREE:
+    if pfn == 0 or pfn >= c.g.frame_end or ld32_relaxed(&c.frames[pfn].kind) == SHMM_FRAME_FREE:
         return breach(found, 2, slot, b"page maps a free frame", addr, pfn, 0)
     refs[pfn] += 1
     return 0
+
+
+cdef inline u64 check_swap_pte(vcpu_t *c, u32 slot, u64 addr, u64 pte, u32 *refs, breach_t *found) noexcept nogil:
+    """Slots are counted behind the frames."""
+    cdef u32 v = find_vma(c, &c.mms[slot], addr)
+    if v == 0 or vma_start(c, v) > addr or ld32_relaxed(&c.vmas[v].file):
+        return breach(found, 2, slot, b"swap entry outside any anonymous VMA", addr, pte, 0)
+    if swp_offset(pte) == 0 or swp_offset(pte) >= c.g.nswap:
+        return breach(found, 2, slot, b"swap entry of no slot", addr, pte, c.g.nswap)
+    refs[c.g.frame_end + swp_offset(pte)] += 1
+    return 0
+
+
+cdef inline u64 check_huge_pmd(vcpu_t *c, u32 slot, u64 base, u64 pmd, u32 *refs, breach_t *found) noexcept nogil:
+    """A huge pmd, which refs[0] counts: the page of zeros has no references."""
+    cdef u64 bad = check_pte(c, slot, base, pmd, refs, found)
+    cdef u32 v = find_vma(c, &c.mms[slot], base)
+    refs[0] += 1
+    if v and vma_end(c, v) < base + SHMM_HPAGE_SIZE:
+        bad += breach(found, 2, slot, b"huge page reaches beyond its VMA", base, vma_end(c, v), base + SHMM_HPAGE_SIZE)
+    if v and (ld32_relaxed(&c.vmas[v].file) or ld64_relaxed(&c.vmas[v].flags) & SHMM_VM_SHARED):
+        bad += breach(found, 2, slot, b"huge page in a file's or a shared VMA", base, ld64_relaxed(&c.vmas[v].flags), 0)
+    if not pmd & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE) or pte_pfn(pmd) != compound_head(c, pte_pfn(pmd)):
+        bad += breach(found, 2, slot, b"huge pmd that is half split or maps no head", base, pmd, 0)
+    return bad
+
+
+cdef inline u64 check_deposit(vcpu_t *c, u32 slot, u32 *refs, breach_t *found) noexcept nogil:
+    """One table for each huge pmd, of which refs[0] are left; that is then 0 again."""
+    cdef u32 table = get32(&c.mms[slot].pmd_huge_pte)
+    cdef u64 huge = refs[0]
+    cdef u64 tables = 0
+    cdef u64 bad = 0
+    while table and tables <= huge:
+        tables += 1
+        refs[table] += 1
+        if ld32_relaxed(&c.frames[table].kind) != SHMM_FRAME_TABLE or get32(&c.frames[table].level) != PTE:
+            bad += breach(found, 2, slot, b"deposited frame is no table", table, ld32_relaxed(&c.frames[table].kind),
+                          SHMM_FRAME_TABLE)
+        table = get32(&c.frames[table].next)
+    refs[0] = 0
+    return bad + (breach(found, 2, slot, b"tables deposited for huge pmds", 0, tables, huge) if tables != huge else 0)
 
 
 cdef inline u64 check_table(vcpu_t *c, u32 slot, u32 table, u32 level, u64 base, u32 *refs,
@@ -133,28 +195,61 @@ cdef inline u64 check_table(vcpu_t *c, u32 slot, u32 table, u32 level, u64 base,
         entry = ld64_relaxed(table_entry(c, table, i))
         if entry == 0:
             continue
-        if level > PTE:
+        if level == PMD and pmd_trans_huge(entry):
+            bad += check_huge_pmd(c, slot, base + (<u64> i << entry_shift(level)), entry, refs, found)
+        elif level > PTE:
             bad += check_table(c, slot, pte_pfn(entry), level - 1, base + (<u64> i << entry_shift(level)), refs, found)
-        elif entry & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE):
+        elif not entry & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE):
+            bad += check_swap_pte(c, slot, base + (<u64> i << SHMM_PAGE_SHIFT), entry, refs, found)
+        else:
             bad += check_pte(c, slot, base + (<u64> i << SHMM_PAGE_SHIFT), entry, refs, found)
     return bad
 
 
+cdef inline u64 check_I4_swap(vcpu_t *c, const u32 *refs, breach_t *found) noexcept nogil:
+    """Every slot's count against the swap entries that name it; the others are in the free list."""
+    cdef u32 slot = get32(&c.g.swap_pool.head)
+    cdef u64 listed = 0
+    cdef u64 unused = 0
+    cdef u64 bad = 0
+    cdef u32 i
+    for i in range(1, c.g.nswap):
+        unused += refs[i] == 0
+        if get32(&c.slots[i].count) != refs[i]:
+            bad += breach(found, 4, 0, b"swap slot's count", i, get32(&c.slots[i].count), refs[i])
+    while slot and listed <= unused:
+        listed += 1
+        slot = get32(&c.slots[slot].next)
+    if listed != unused or listed != ld64_relaxed(&c.g.swap_pool.free):
+        bad += breach(found, 4, 0, b"free swap slots in the list", ld64_relaxed(&c.g.swap_pool.free), listed, unused)
+    return bad
+
+
+cdef inline u64 check_references(vcpu_t *c, u32 pfn, u32 *refs, breach_t *found) noexcept nogil:
+    cdef u32 used = ld32_relaxed(&c.frames[pfn].refs)
+    if ld32_relaxed(&c.frames[pfn].kind) == SHMM_FRAME_FREE:
+        used = 0
+    if used == refs[pfn]:
+        return 0
+    return breach(found, 4 if refs[pfn] == 0 else 2, 0, b"frame references", pfn, used, refs[pfn])
+
+
 cdef inline u64 check_I2_I4(vcpu_t *c, u32 *refs, breach_t *found) noexcept nogil:
-    """Every mm's tables against the frames; refs is zeroed scratch of nframe words."""
+    """Every mm's tables against the frames and swap slots; refs is zeroed scratch of frame_end + nswap words."""
     cdef u64 bad = 0
     cdef u64 i
-    cdef u32 used
     for i in range(1, c.g.nmm):
         if get32(&c.mms[i].in_use):
             bad += check_table(c, <u32> i, get32(&c.mms[i].pgd), PGD, 0, refs, found)
+            bad += check_deposit(c, <u32> i, refs, found)
+    bad += check_I4_swap(c, refs + c.g.frame_end, found)
     for i in range(1, get64(&c.g.cache_used)):
         if ld32_relaxed(&c.cache[i]):
             refs[ld32_relaxed(&c.cache[i])] += 1
     for i in range(1, c.g.nframe):
-        used = 0 if ld32_relaxed(&c.frames[i].kind) == SHMM_FRAME_FREE else ld32_relaxed(&c.frames[i].refs)
-        if used != refs[i]:
-            bad += breach(found, 4 if refs[i] == 0 else 2, 0, b"frame references", i, used, refs[i])
+        bad += check_references(c, <u32> i, refs, found)
+    for i in range(c.g.nhuge):
+        bad += check_references(c, <u32> (first_huge_frame(c) + i * SHMM_PTRS_PER), refs, found)
     return bad
 
 
@@ -182,18 +277,30 @@ cdef inline u64 sum_counter(vcpu_t *c, u32 which) noexcept nogil:
 
 
 cdef inline u64 check_I3(vcpu_t *c, breach_t *found) noexcept nogil:
-    cdef u64 uses = sum_counter(c, SHMM_C_violations)
+    cdef u64 uses = sum_counter(c, SHMM_C_violations) - sum_counter(c, SHMM_C_secondary_stale)
     if uses:
         breach(found, 3, 0, b"use of a translation whose frame was freed", 0, uses, 0)
     return uses
 
 
-cdef inline u64 frames_in_use(vcpu_t *c) noexcept nogil:
+cdef inline u64 single_frames_in_use(vcpu_t *c) noexcept nogil:
     cdef u64 n = 0
     cdef u32 i
     for i in range(1, c.g.nframe):
         n += ld32_relaxed(&c.frames[i].kind) != SHMM_FRAME_FREE
     return n
+
+
+cdef inline u64 huge_frames_in_use(vcpu_t *c) noexcept nogil:
+    cdef u64 n = 0
+    cdef u64 i
+    for i in range(c.g.nhuge):
+        n += ld32_relaxed(&c.frames[first_huge_frame(c) + i * SHMM_PTRS_PER].kind) != SHMM_FRAME_FREE
+    return n
+
+
+cdef inline u64 frames_in_use(vcpu_t *c) noexcept nogil:
+    return single_frames_in_use(c) + huge_frames_in_use(c) * SHMM_PTRS_PER
 
 
 cdef inline u64 check_free_list(vcpu_t *c, u32 node, u32 head, u64 length, u64 *bad, breach_t *found) noexcept nogil:
@@ -236,7 +343,7 @@ cdef inline u64 check_I4_lists(vcpu_t *c, breach_t *found) noexcept nogil:
     """Every free frame is in one list, of its own node; what is on an LRU list is so, too."""
     cdef u64 bad = 0
     cdef u64 listed = 0
-    cdef u64 free = c.g.nframe - 1 - frames_in_use(c)
+    cdef u64 free = c.g.nframe - 1 - single_frames_in_use(c) + c.g.nhuge - huge_frames_in_use(c)
     cdef u32 i, head
     for i in range(c.g.nnode):
         listed += check_free_list(c, i, get32(&c.g.node[i].zone.head), ld64_relaxed(&c.g.node[i].zone.free), &bad,
@@ -247,6 +354,7 @@ cdef inline u64 check_I4_lists(vcpu_t *c, breach_t *found) noexcept nogil:
         listed += check_free_list(c, c.g.cpu_node[i], get32(&c.cpus[i].pcp_head), get32(&c.cpus[i].pcp_count), &bad,
                                   found)
         listed += check_free_list(c, frame_node(c, head), head, get32(&c.cpus[i].foreign_count), &bad, found)
+    listed += check_free_list(c, 0, get32(&c.g.huge_pool.head), ld64_relaxed(&c.g.huge_pool.free), &bad, found)
     if listed != free:
         bad += breach(found, 4, 0, b"free frames that are in a list", 0, listed, free)
     return bad
@@ -263,8 +371,10 @@ cdef inline u64 check_I5(vcpu_t *c, breach_t *found) noexcept nogil:
     if attempts != aborts + sum_counter(c, SHMM_C_spf_success):
         bad += breach(found, 5, 0, b"attempts = successes + aborts", 0, attempts,
                       aborts + sum_counter(c, SHMM_C_spf_success))
-    if named != aborts:
-        bad += breach(found, 5, 0, b"aborts = sum of the named aborts", 0, aborts, named)
+    # a failed mmu_notifier_trylock has no name in the series, only here
+    if named + sum_counter(c, SHMM_C_notifier_trylock_failed) != aborts:
+        bad += breach(found, 5, 0, b"aborts = sum of the named aborts + failed notifier trylocks", 0, aborts,
+                      named + sum_counter(c, SHMM_C_notifier_trylock_failed))
     if sum_counter(c, SHMM_C_pgalloc) - sum_counter(c, SHMM_C_pgfree) != frames_in_use(c):
         bad += breach(found, 5, 0, b"allocated - freed = in use", 0,
                       sum_counter(c, SHMM_C_pgalloc) - sum_counter(c, SHMM_C_pgfree), frames_in_use(c))
@@ -281,6 +391,7 @@ cdef inline u64 check_I6(vcpu_t *c, breach_t *found) noexcept nogil:
             bad += breach(found, 6, i, b"mmap_lock held", 0, ld64_relaxed(&c.mms[i].mmap_lock.count), 0)
         bad += check_free(&c.mms[i].mmap_lock.wait_lock, i, b"wait_lock held", found)
         bad += check_free(&c.mms[i].page_table_lock, i, b"page_table_lock held", found)
+        bad += check_free(&c.mms[i].uffd_lock, i, b"uffd_lock held", found)
     for i in range(c.g.ncpu):
         if ld64_relaxed(&c.cpus[i].state) & SHMM_IRQ_OFF or get32(&c.cpus[i].irq_depth):
             bad += breach(found, 6, 0, b"interrupts off on cpu", i, ld64_relaxed(&c.cpus[i].state), 0)
@@ -290,6 +401,8 @@ cdef inline u64 check_I6(vcpu_t *c, breach_t *found) noexcept nogil:
         bad += check_free(&c.g.node[i].zone.lock, 0, b"zone.lock", found)
         bad += check_free(&c.g.node[i].lru_lock, 0, b"lru_lock", found)
     return (bad + check_free(&c.g.vma_pool.lock, 0, b"vma_pool.lock", found)
+            + check_free(&c.g.huge_pool.lock, 0, b"huge_pool.lock", found)
             + check_free(&c.g.anon_pool.lock, 0, b"anon_pool.lock", found)
+            + check_free(&c.g.swap_pool.lock, 0, b"swap_pool.lock", found)
             + check_free(&c.g.cache_lock, 0, b"cache_lock", found)
             + check_free(&c.g.rcu_lock, 0, b"rcu_lock", found))

@@ -20,13 +20,15 @@ from shmm.layout cimport (
     SHMM_VM_RAND_READ, SHMM_VM_SEQ_READ, SHMM_VM_SHARED, SHMM_VM_SPECIAL, SHMM_VM_WIPEONFORK, mm_t, vcpu_t,
 )
 from shmm.mm.find_vma cimport find_vma
+from shmm.mm.khugepaged cimport madvise_collapse
 from shmm.mm.lru cimport lru_add_drain
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
 from shmm.mm.munmap cimport page_align
 from shmm.mm.page_table cimport (
-    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_pfn, pte_present,
+    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_pfn, pte_present,
 )
+from shmm.mm.pageout cimport pageout_range
 from shmm.mm.populate cimport madvise_populate
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vma cimport vma_end, vma_start
@@ -54,6 +56,7 @@ cdef enum:
     MADV_POPULATE_READ = 22
     MADV_POPULATE_WRITE = 23
     MADV_DONTNEED_LOCKED = 24
+    MADV_COLLAPSE = 25
 
 
 cdef inline void free_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u64 end) noexcept nogil:
@@ -82,7 +85,7 @@ cdef inline void free_page_range(vcpu_t *c, mmu_gather_t *tlb, u64 addr, u64 end
         pmd = find_pmd(c, tlb.mm, addr)
         if pmd == NULL:
             stop = end_of_entry(addr, end, PMD + 1)
-        elif get_entry(pmd) != 0:
+        elif get_entry(pmd) != 0 and not pmd_trans_huge(get_entry(pmd)):        # huge pages stay as they are
             free_pte_range(c, tlb, get_entry(pmd), addr, stop)
         addr = stop
 
@@ -98,6 +101,8 @@ cdef inline i64 madvise_pages(vcpu_t *c, mm_t *mm, u32 vma, u64 start, u64 end, 
     if advice == MADV_FREE and ld32_relaxed(&c.vmas[vma].file):
         return -EINVAL
     if advice == MADV_COLD or advice == MADV_PAGEOUT:
+        if advice == MADV_PAGEOUT and c.g.nswap and ld32_relaxed(&c.vmas[vma].file) == 0:
+            pageout_range(c, mm, start, end)
         return 0
     tlb_gather_mmu(&tlb, mm)
     if advice == MADV_FREE:
@@ -182,11 +187,13 @@ cdef inline bint changes_flags(u32 advice) noexcept nogil:
 
 cdef inline bint touches_pages(u32 advice) noexcept nogil:
     return (advice == MADV_WILLNEED or advice == MADV_DONTNEED or advice == MADV_FREE
-            or (advice >= MADV_COLD and advice <= MADV_DONTNEED_LOCKED))
+            or (advice >= MADV_COLD and advice <= MADV_COLLAPSE))
 
 
 cdef inline i64 do_madvise(vcpu_t *c, mm_t *mm, u64 start, u64 end, u32 advice) noexcept nogil:
     cdef i64 ret
+    if advice == MADV_COLLAPSE:
+        return madvise_collapse(c, mm, start, end)
     if advice == MADV_POPULATE_READ or advice == MADV_POPULATE_WRITE:
         return madvise_populate(c, mm, start, end, advice == MADV_POPULATE_WRITE)
     if changes_flags(advice):
@@ -202,8 +209,8 @@ cdef inline i64 do_madvise(vcpu_t *c, mm_t *mm, u64 start, u64 end, u32 advice) 
 
 
 cdef inline i64 vm_madvise(vcpu_t *c, mm_t *mm, u64 start, u64 length, u32 advice) noexcept nogil:
-    """madvise(2): 0 or a negative errno.  WILLNEED, COLD and PAGEOUT are checked and change nothing: there is neither
-    read-ahead nor, without swap, anything that could be paged out."""
+    """madvise(2): 0 or a negative errno.  WILLNEED and COLD are checked and change nothing: there is no read-ahead; so is
+    PAGEOUT where there is no swap."""
     cdef u64 end = start + page_align(length)
     if not changes_flags(advice) and not touches_pages(advice):
         return -EINVAL

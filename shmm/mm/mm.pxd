@@ -13,6 +13,7 @@ from shmm.mm.frame cimport sync_rss
 from shmm.mm.irq cimport irq_disable, irq_enable
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.munmap cimport detach_vmas, unmap_region
+from shmm.mm.notifier cimport mmu_notifier_exit_mmap
 from shmm.mm.page_table cimport PGD, alloc_table, free_table
 from shmm.mm.shootdown cimport flush_tlb_mm
 from shmm.mm.tlb cimport tlb_switch_mm
@@ -34,6 +35,7 @@ cdef inline i64 mm_init(vcpu_t *c, mm_t *mm, u64 mmap_base, u64 brk) noexcept no
     put32(&mm.in_use, 1)
     st32_relaxed(&mm.users, 0)
     st32_relaxed(&mm.vma_root, 0)
+    st32_relaxed(&mm.latch_root, 0)
     put32(&mm.vma_first, 0)
     put32(&mm.vma_last, 0)
     put32(&mm.map_count, 0)
@@ -66,6 +68,7 @@ cdef inline void exit_mmap(vcpu_t *c, mm_t *mm) noexcept nogil:
     """Nobody runs mm any more: everything it holds is given back.  This CPU's own rss batch is empty."""
     cdef u32 vma, next
     cdef u32 i
+    mmu_notifier_exit_mmap(c, mm)
     mmap_write_lock(c, mm)
     vma = detach_vmas(c, mm, get32(&mm.vma_first), ~(<u64> 0))
     if vma:

@@ -11,7 +11,8 @@ from shmm.layout cimport (
     SHMM_C_violations, SHMM_PAGE_SHIFT, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_NX, SHMM_PTE_PRESENT,
     SHMM_PTE_WRITE, mm_t, vcpu_t,
 )
-from shmm.mm.page_table cimport PTE, entry_below, find_pmd, get_entry, pte_pfn
+from shmm.mm.huge_frame cimport compound_head
+from shmm.mm.page_table cimport PTE, entry_below, find_pmd, get_entry, huge_part, pmd_trans_huge, pte_pfn
 from shmm.mm.tlb cimport tlb_fill, tlb_flush_one, tlb_lookup
 from shmm.mm.vmstat cimport count_vm_event
 from shmm.mm.walk cimport FAULT_INSTRUCTION, FAULT_WRITE
@@ -29,6 +30,20 @@ cdef inline bint pte_allows(u64 pte, u32 access) noexcept nogil:
     return not access & FAULT_INSTRUCTION or not pte & SHMM_PTE_NX
 
 
+cdef inline u64 mmu_walk_huge(a64 *entry, u64 pmd, u64 addr, u32 access, u64 need) noexcept nogil:
+    """The same for a huge pmd, which held pmd when it was read.  It may have become a table since: another CPU has
+    zapped it, its flush waits for us, and a third has faulted."""
+    cdef u64 seen
+    while pmd_trans_huge(pmd) and pte_allows(pmd, access):
+        if pmd & need == need:
+            return huge_part(pmd, addr)
+        seen = cmpxchg64(entry, pmd, pmd | need)
+        if seen == pmd:
+            return huge_part(pmd | need, addr)
+        pmd = seen
+    return 0
+
+
 cdef inline u64 mmu_walk(vcpu_t *c, mm_t *mm, u64 addr, u32 access) noexcept nogil:
     """The page's pte with accessed (and dirty) set, or 0: a page fault."""
     cdef u64 need = SHMM_PTE_ACCESSED | (SHMM_PTE_DIRTY if access & FAULT_WRITE else 0)
@@ -39,6 +54,8 @@ cdef inline u64 mmu_walk(vcpu_t *c, mm_t *mm, u64 addr, u32 access) noexcept nog
     pte = get_entry(entry)
     if pte == 0:
         return 0
+    if pmd_trans_huge(pte):
+        return mmu_walk_huge(entry, pte, addr, access, need)
     entry = entry_below(c, pte, addr, PTE)
     while True:
         pte = get_entry(entry)
@@ -50,7 +67,7 @@ cdef inline u64 mmu_walk(vcpu_t *c, mm_t *mm, u64 addr, u32 access) noexcept nog
 
 cdef inline void check_frame_alive(vcpu_t *c, u64 pte) noexcept nogil:
     """I3: the frame behind a cached translation has not been freed since it was cached."""
-    if pte >> GEN_SHIFT & GEN_MASK != ld32_relaxed(&c.frames[pte_pfn(pte)].gen) & GEN_MASK:
+    if pte >> GEN_SHIFT & GEN_MASK != ld32_relaxed(&c.frames[compound_head(c, pte_pfn(pte))].gen) & GEN_MASK:
         count_vm_event(c, SHMM_C_violations)
 
 
@@ -59,7 +76,7 @@ cdef inline u64 mmu_refill(vcpu_t *c, mm_t *mm, u64 addr, u32 access) noexcept n
     cdef u64 pte = mmu_walk(c, mm, addr, access)
     if pte:
         if c.g.paranoid:
-            pte |= <u64> (ld32_relaxed(&c.frames[pte_pfn(pte)].gen) & GEN_MASK) << GEN_SHIFT
+            pte |= <u64> (ld32_relaxed(&c.frames[compound_head(c, pte_pfn(pte))].gen) & GEN_MASK) << GEN_SHIFT
         tlb_fill(c, addr >> SHMM_PAGE_SHIFT, pte)
     return pte
 

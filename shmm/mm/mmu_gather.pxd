@@ -12,14 +12,20 @@ code and nowhere else: clear the PTE, flush, free.
 Table freeing is a policy.  IPI: freed right after the flush, whose sender has waited for every CPU that had interrupts
 off, so that a walker under irq_disable is out.  RCU: handed to call_rcu after the flush; a walker under either
 protection is out after the grace period.  A walk under RCU alone with IPI freeing would be a use after free, and the
-launcher refuses it.  (The kernel's fallback of freeing tables by a bare IPI when no batch page can be had does not
-exist here: the list is linked through the tables' frame_t.)
+launcher refuses it.
+
+The kernel's RCU freeing needs a page to collect tables in, and where none can be had it falls back to an interrupt that
+every CPU takes, and frees the table at once.  That waits for walkers with interrupts off, "not an RCU grace period": a
+walker that only says rcu_read_lock is not waited for.  Here the list is linked through the tables' frame_t and needs no
+page; the fallback exists as the mutant TABLE_FREE_FALLBACK.
 
 The collected frames are in the executor's private scratch (vcpu_t.gather); a full scratch is flushed and reused, as a
 full batch is in the kernel."""
 
 from shmm.arch.arch cimport get32, mutant, poison_range, put32, st32_relaxed, u32, u64
-from shmm.arch.mutants cimport SHMM_M_FREE_BEFORE_FLUSH, SHMM_M_PTL_FREED, SHMM_M_TABLE_FREE_NOW
+from shmm.arch.mutants cimport (
+    SHMM_M_FREE_BEFORE_FLUSH, SHMM_M_PTL_FREED, SHMM_M_TABLE_FREE_FALLBACK, SHMM_M_TABLE_FREE_NOW,
+)
 from shmm.layout cimport SHMM_TABLE_FREE_RCU, mm_t, spinlock_t, vcpu_t
 from shmm.mm.call_rcu cimport RCU_TABLE, call_rcu
 from shmm.mm.frame cimport put_frame_testzero
@@ -57,11 +63,20 @@ cdef inline void tlb_remove_page(vcpu_t *c, mmu_gather_t *tlb, u32 pfn) noexcept
     tlb.frames += 1
 
 
+cdef inline void tlb_remove_table_one(vcpu_t *c, mmu_gather_t *tlb, u32 table) noexcept nogil:
+    """Only for a mutant: the kernel's way when no page for a batch can be had.  The flush is the interrupt, too."""
+    tlb_flush_mmu_tlbonly(c, tlb)
+    free_table(c, table)
+
+
 cdef inline void tlb_remove_table(vcpu_t *c, mmu_gather_t *tlb, u32 table) noexcept nogil:
     if mutant(SHMM_M_PTL_FREED):
         poison_range(&c.frames[table].ptl, sizeof(spinlock_t))
     if mutant(SHMM_M_TABLE_FREE_NOW):
         free_table(c, table)
+        return
+    if mutant(SHMM_M_TABLE_FREE_FALLBACK) and c.g.table_free_policy == SHMM_TABLE_FREE_RCU:
+        tlb_remove_table_one(c, tlb, table)
         return
     put32(&c.frames[table].next, tlb.tables)
     tlb.tables = table

@@ -5,51 +5,36 @@ and given by the next write fault, except to a page that is exclusive already (k
 
 from libc.errno cimport EACCES, EINVAL, ENOMEM
 
-from shmm.arch.arch cimport a64, get32, i64, ld32_relaxed, ld64_relaxed, cmpxchg64, mutant, u32, u64
-from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH
+from shmm.arch.arch cimport a64, cmpxchg64, get32, i64, ld32_relaxed, ld64_relaxed, mutant, u32, u64
+from shmm.arch.mutants cimport SHMM_M_MPROTECT_NO_FLUSH, SHMM_M_NOTIFIER_MPROTECT
 from shmm.layout cimport (
-    SHMM_FRAME_ANON, SHMM_PAGE_SIZE, SHMM_PTE_NX, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL,
-    SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_VM_ACCOUNT, SHMM_VM_EXEC, SHMM_VM_GROWSDOWN, SHMM_VM_LOCKED, SHMM_VM_NORESERVE,
-    SHMM_VM_READ, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, vcpu_t,
+    SHMM_HPAGE_SIZE, SHMM_PAGE_SIZE, SHMM_VM_ACCOUNT, SHMM_VM_EXEC, SHMM_VM_GROWSDOWN, SHMM_VM_LOCKED,
+    SHMM_VM_NORESERVE, SHMM_VM_READ, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, vcpu_t,
 )
 from shmm.mm.anon cimport vma_anon
 from shmm.mm.call_rcu cimport rcu_relieve
 from shmm.mm.find_vma cimport find_vma
+from shmm.mm.huge_memory cimport split_huge_pmd
 from shmm.mm.mmap cimport calc_vm_prot_bits, vm_enough_memory
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
 from shmm.mm.munmap cimport page_align
-from shmm.mm.page_table cimport PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pte_lockptr, pte_pfn
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
+from shmm.mm.page_table cimport (
+    PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_present,
+)
 from shmm.mm.populate cimport populate_vma_page_range
+from shmm.mm.pte_prot cimport NO_WRITENOTIFY, pte_modify
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
-from shmm.mm.vma cimport vm_get_page_prot, vma_end, vma_start
+from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_adjust cimport vma_modify_flags
 from shmm.mm.vma_tree cimport next_vma
 
-
 cdef enum:
-    NO_WRITENOTIFY = 0x800          # among the flags of a VMA: nobody need hear of the first write to a shared page
     PROT_RWX = 7
     PROT_SEM = 8                    # accepted, and means nothing
     PROT_GROWSDOWN = 0x01000000
     PROT_GROWSUP = 0x02000000
-
-
-cdef inline bint can_change_pte_writable(vcpu_t *c, u64 flags, u64 pte) noexcept nogil:
-    """A private anonymous page that nobody shares may become writable without a fault."""
-    return (flags & SHMM_VM_WRITE != 0 and not flags & SHMM_VM_SHARED and not pte & SHMM_PTE_SPECIAL
-            and ld32_relaxed(&c.frames[pte_pfn(pte)].kind) == SHMM_FRAME_ANON
-            and ld32_relaxed(&c.frames[pte_pfn(pte)].exclusive) != 0)
-
-
-cdef inline u64 pte_modify(vcpu_t *c, u64 pte, u64 flags) noexcept nogil:
-    """The pte with the VMA's new permissions: page, accessed and dirty bits stay."""
-    cdef u64 prot = vm_get_page_prot(flags)
-    if prot & SHMM_PTE_WRITE and not pte & SHMM_PTE_WRITE and not flags & NO_WRITENOTIFY:
-        prot &= ~SHMM_PTE_WRITE                 # a shared file page still waits for its first write
-    if can_change_pte_writable(c, flags, pte):
-        prot |= SHMM_PTE_WRITE
-    return pte & ~(SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE | SHMM_PTE_WRITE | SHMM_PTE_USER | SHMM_PTE_NX) | prot
 
 
 cdef inline void change_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u64 end, u64 flags) noexcept nogil:
@@ -58,7 +43,7 @@ cdef inline void change_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 add
     spin_lock(c, pte_lockptr(c, pmd))
     while addr < end:
         pte = ld64_relaxed(entry)
-        if pte:
+        if pte_present(pte):                    # a swap entry carries no permissions
             new = pte_modify(c, pte, flags)
             while new != pte and cmpxchg64(entry, pte, new) != pte:     # the MMU set a bit meanwhile
                 pte = ld64_relaxed(entry)
@@ -70,10 +55,38 @@ cdef inline void change_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 add
     spin_unlock(pte_lockptr(c, pmd))
 
 
+cdef inline u64 change_huge_pmd(vcpu_t *c, mmu_gather_t *tlb, a64 *pmd, u64 addr, u64 end, u64 flags) noexcept nogil:
+    """The entry is huge.  A whole one changes in place: 0; else the table that it is split into."""
+    cdef u64 old, new
+    if end - addr != SHMM_HPAGE_SIZE:
+        split_huge_pmd(c, tlb.mm, pmd, addr)
+        return get_entry(pmd)
+    spin_lock(c, &tlb.mm.page_table_lock)
+    old = ld64_relaxed(pmd)
+    new = pte_modify(c, old, flags)
+    while new != old and cmpxchg64(pmd, old, new) != old:               # the MMU set a bit meanwhile
+        old = ld64_relaxed(pmd)
+        new = pte_modify(c, old, flags)
+    spin_unlock(&tlb.mm.page_table_lock)
+    if not mutant(SHMM_M_MPROTECT_NO_FLUSH):
+        tlb_track(tlb, addr, end)
+    return 0
+
+
+cdef inline void change_pmd_range(vcpu_t *c, mmu_gather_t *tlb, a64 *pmd, u64 addr, u64 end, u64 flags) noexcept nogil:
+    cdef u64 entry = get_entry(pmd)
+    if pmd_trans_huge(entry):
+        entry = change_huge_pmd(c, tlb, pmd, addr, end, flags)
+    if entry:
+        change_pte_range(c, tlb, entry, addr, end, flags)
+
+
 cdef inline void change_protection(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 flags) noexcept nogil:
     cdef mmu_gather_t tlb
     cdef a64 *pmd
     cdef u64 stop
+    if not mutant(SHMM_M_NOTIFIER_MPROTECT):
+        mmu_notifier_invalidate_range_start(c, mm, addr, end)
     tlb_gather_mmu(&tlb, mm)
     while addr < end:
         stop = end_of_entry(addr, end, PMD)
@@ -81,9 +94,11 @@ cdef inline void change_protection(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 f
         if pmd == NULL:
             stop = end_of_entry(addr, end, PMD + 1)
         elif get_entry(pmd) != 0:
-            change_pte_range(c, &tlb, get_entry(pmd), addr, stop, flags)
+            change_pmd_range(c, &tlb, pmd, addr, stop, flags)
         addr = stop
     tlb_finish_mmu(c, &tlb)
+    if not mutant(SHMM_M_NOTIFIER_MPROTECT):
+        mmu_notifier_invalidate_range_end(c, mm)
 
 
 cdef inline i64 account_writable(vcpu_t *c, u32 vma, u64 start, u64 end, u64 *flags) noexcept nogil:

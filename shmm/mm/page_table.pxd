@@ -5,6 +5,7 @@ A table is 512 64-bit entries.  Entries are a64: the emulated MMU and speculator
   who writes                       under
   a pgd, pud or pmd entry, install   mm.page_table_lock (mmap_lock held for read at least)
   a pgd, pud or pmd entry, clear     free_pgtables: mmap_lock held, and no VMA left there
+  a huge pmd, any change             mm.page_table_lock, the kernel's pmd lock where that is not split (huge_memory)
   a pte                              the ptl of its table (frame_t.ptl), the split page-table lock
   accessed and dirty bits            the MMU, by compare-and-swap, no lock
 
@@ -19,7 +20,7 @@ from shmm.arch.arch cimport (
 from shmm.arch.mutants cimport SHMM_M_PUBLISH_TABLE
 from shmm.layout cimport (
     SHMM_C_nr_page_table_pages, SHMM_FRAME_TABLE, SHMM_PAGE_SHIFT, SHMM_PTE_PFN, SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE,
-    SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_PTRS_PER, mm_t, spinlock_t, vcpu_t,
+    SHMM_PTE_PSE, SHMM_PTE_USER, SHMM_PTE_WRITE, SHMM_PTRS_PER, mm_t, spinlock_t, vcpu_t,
 )
 from shmm.mm.frame cimport alloc_zeroed_frame, frame_bytes, free_frame
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
@@ -64,6 +65,11 @@ cdef inline u32 pte_pfn(u64 entry) noexcept nogil:
 cdef inline bint pte_present(u64 pte) noexcept nogil:
     """Maps a page, accessible to the program or not (PROT_NONE)."""
     return pte & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE) != 0
+
+
+cdef inline bint pte_protnone(u64 pte) noexcept nogil:
+    """Maps a page, but the program may not access it: its VMA is PROT_NONE, or the pte is a hint for NUMA balancing."""
+    return pte & (SHMM_PTE_PRESENT | SHMM_PTE_PROTNONE) == SHMM_PTE_PROTNONE
 
 
 cdef inline spinlock_t *pte_lockptr(vcpu_t *c, u64 pmd) noexcept nogil:
@@ -111,6 +117,26 @@ cdef inline a64 *find_pmd(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
     return entry_below(c, entry, addr, PMD)
 
 
+cdef inline bint pmd_trans_huge(u64 pmd) noexcept nogil:
+    """Maps 2 MiB itself.  In the midst of a split it is so, and not present."""
+    return pmd & SHMM_PTE_PSE != 0
+
+
+cdef inline u64 huge_part(u64 pmd, u64 addr) noexcept nogil:
+    """What of a huge pmd maps one page, as the pte that a table would have: the TLB caches single pages."""
+    cdef u64 index = addr >> SHMM_PAGE_SHIFT & (SHMM_PTRS_PER - 1)
+    return (pmd & ~SHMM_PTE_PSE) + (index << SHMM_PAGE_SHIFT)
+
+
+cdef inline u64 pte_at(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
+    """The pte for addr, 0 also where tables are missing.  The tables must be held in place, as for find_pmd."""
+    cdef a64 *pmd = find_pmd(c, mm, addr)
+    cdef u64 entry = get_entry(pmd) if pmd != NULL else 0
+    if pmd_trans_huge(entry):
+        return huge_part(entry, addr)
+    return get_entry(entry_below(c, entry, addr, PTE)) if entry else 0
+
+
 cdef inline bint install_table(vcpu_t *c, mm_t *mm, a64 *entry, u32 level) noexcept nogil:
     """Makes sure that the entry points to a table of the given level.  False: out of memory."""
     cdef u32 table = alloc_table(c, mm, level)
@@ -127,8 +153,23 @@ cdef inline bint install_table(vcpu_t *c, mm_t *mm, a64 *entry, u32 level) noexc
     return True
 
 
+cdef inline a64 *pmd_entry_alloc(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
+    """The pmd entry for addr, whatever is in it; NULL: out of memory.  mmap_lock held for read."""
+    cdef u32 table = get32(&mm.pgd)
+    cdef a64 *entry
+    cdef u32 level = PGD
+    while level > PMD:
+        entry = table_entry(c, table, entry_index(addr, level))
+        if get_entry(entry) == 0 and not install_table(c, mm, entry, level - 1):
+            return NULL
+        table = pte_pfn(get_entry(entry))
+        level -= 1
+    return table_entry(c, table, entry_index(addr, PMD))
+
+
 cdef inline a64 *pmd_alloc(vcpu_t *c, mm_t *mm, u64 addr) noexcept nogil:
-    """The pmd entry for addr with a pte table behind it; NULL: out of memory.  mmap_lock held for read."""
+    """The pmd entry for addr with a pte table behind it, unless it is huge; NULL: out of memory.  mmap_lock held for
+    read."""
     cdef u32 table = get32(&mm.pgd)
     cdef a64 *entry = NULL
     cdef u32 level = PGD

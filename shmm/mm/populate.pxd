@@ -14,15 +14,15 @@ Sources: mm/gup.c (populate_vma_page_range, faultin_page_range), mm/madvise.c (m
 
 from libc.errno cimport EFAULT, EINVAL, ENOMEM
 
-from shmm.arch.arch cimport a64, i64, ld64_relaxed, u32, u64
+from shmm.arch.arch cimport i64, ld64_relaxed, u32, u64
 from shmm.layout cimport (
     SHMM_C_gup_faults, SHMM_PAGE_SIZE, SHMM_PTE_WRITE, SHMM_VM_EXEC, SHMM_VM_IO, SHMM_VM_PFNMAP, SHMM_VM_READ,
     SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, vcpu_t,
 )
-from shmm.mm.fault cimport handle_mm_fault
+from shmm.mm.fault cimport handle_kernel_fault
 from shmm.mm.find_vma cimport find_vma, vma_lookup
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock
-from shmm.mm.page_table cimport PTE, entry_below, find_pmd, get_entry, pte_present
+from shmm.mm.page_table cimport pte_at, pte_present
 from shmm.mm.vma cimport vma_copy, vma_end, vma_start
 from shmm.mm.vma_tree cimport next_vma
 from shmm.mm.vmstat cimport count_vm_event
@@ -31,14 +31,7 @@ from shmm.mm.walk cimport FAULT_WRITE, VM_FAULT_OOM, vm_fault_t
 
 cdef inline bint page_is_there(vcpu_t *c, mm_t *mm, u64 addr, u32 access) noexcept nogil:
     """Whether a page is mapped as wanted (follow_page)."""
-    cdef a64 *entry = find_pmd(c, mm, addr)
-    cdef u64 pte
-    if entry == NULL:
-        return False
-    pte = get_entry(entry)
-    if pte == 0:
-        return False
-    pte = get_entry(entry_below(c, pte, addr, PTE))
+    cdef u64 pte = pte_at(c, mm, addr)
     return pte_present(pte) and (not access & FAULT_WRITE or pte & SHMM_PTE_WRITE != 0)
 
 
@@ -53,7 +46,7 @@ cdef inline i64 faultin_page(vcpu_t *c, mm_t *mm, u32 vma, u64 addr, u32 access)
     vmf.address = addr
     vmf.flags = access
     vmf.speculative = False
-    ret = handle_mm_fault(c, &vmf)
+    ret = handle_kernel_fault(c, &vmf)
     if ret:
         return -ENOMEM if ret & VM_FAULT_OOM else -EFAULT
     count_vm_event(c, SHMM_C_gup_faults)

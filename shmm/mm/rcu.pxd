@@ -116,9 +116,12 @@ cdef inline void synchronize_rcu_expedited(vcpu_t *c) noexcept nogil:
 cdef inline void synchronize_rcu(vcpu_t *c) noexcept nogil:
     """Waits for a grace period, asleep between looks, so that others' grace periods are shared."""
     cdef u64 snap = rcu_seq_snap(c)
-    cdef u64 mode
+    cdef u64 seen, mode
     while not rcu_seq_done(c, snap):
+        seen = ld64_relaxed(&c.g.rcu_seq)
         rcu_advance(c)
+        if ld64_relaxed(&c.g.rcu_seq) != seen:
+            continue                    # got on: only others' kernel exits are worth sleeping for
         mode = sleep_begin(c)
         yield_core()
         sleep_end(c, mode)

@@ -30,7 +30,7 @@ from shmm.layout cimport (
     rwsem_t, vcpu_t,
 )
 from shmm.mm.irq cimport sleep_begin, sleep_end
-from shmm.mm.spinlock cimport spin_lock, spin_unlock
+from shmm.mm.spinlock cimport raw_spin_lock, spin_unlock
 from shmm.mm.vmstat cimport count_vm_event
 
 cdef enum:
@@ -131,7 +131,7 @@ cdef inline void rwsem_mark_wake(vcpu_t *c, rwsem_t *sem) noexcept nogil:
 cdef inline void rwsem_wake(vcpu_t *c, rwsem_t *sem) noexcept nogil:
     if mutant(SHMM_M_RWSEM_NO_WAKE):
         return
-    spin_lock(c, &sem.wait_lock)
+    raw_spin_lock(c, &sem.wait_lock)
     rwsem_mark_wake(c, sem)
     spin_unlock(&sem.wait_lock)
 
@@ -143,7 +143,7 @@ cdef inline void rwsem_down_read_slowpath(vcpu_t *c, rwsem_t *sem, u64 count) no
     # of them would starve the sleeping writer.
     if not count & (WRITER | HANDOFF) and count >> 8 <= 1:
         return
-    spin_lock(c, &sem.wait_lock)
+    raw_spin_lock(c, &sem.wait_lock)
     if get32(&sem.wait_head) == 0:
         if not ld64_relaxed(&sem.count) & (WRITER | HANDOFF):
             smp_acquire_after_count(sem)
@@ -265,7 +265,7 @@ cdef inline void rwsem_down_write_slowpath(vcpu_t *c, rwsem_t *sem) noexcept nog
     count_vm_event(c, SHMM_C_rwsem_write_slow)
     if rwsem_optimistic_spin(c, sem):
         return
-    spin_lock(c, &sem.wait_lock)
+    raw_spin_lock(c, &sem.wait_lock)
     wait_enqueue(c, sem, WAIT_WRITE)
     fetch_or64(&sem.count, WAITERS)
     since = now_ns()
@@ -278,7 +278,7 @@ cdef inline void rwsem_down_write_slowpath(vcpu_t *c, rwsem_t *sem) noexcept nog
         spin_unlock(&sem.wait_lock)
         count_vm_event(c, SHMM_C_rwsem_write_sleep)
         wait_for_wake(c, HANDOFF_NS)
-        spin_lock(c, &sem.wait_lock)
+        raw_spin_lock(c, &sem.wait_lock)
     spin_unlock(&sem.wait_lock)
 
 
@@ -312,7 +312,7 @@ cdef inline void downgrade_write(vcpu_t *c, rwsem_t *sem) noexcept nogil:
     # release: pairs with the acquires of the readers that may now enter
     count = fetch_add64_release(&sem.count, <u64> (READER - WRITER))
     if count & WAITERS and not mutant(SHMM_M_RWSEM_NO_WAKE):
-        spin_lock(c, &sem.wait_lock)
+        raw_spin_lock(c, &sem.wait_lock)
         if get32(&sem.wait_head) and get32(&c.cpus[get32(&sem.wait_head) - 1].waiter_type) == WAIT_READ:
             rwsem_mark_wake(c, sem)
         spin_unlock(&sem.wait_lock)

@@ -40,14 +40,26 @@ own by then, and if somebody waits it gives the lock back and goes to the end of
 So who keeps the lock has seen an empty line while it held it, and each CPU is in the head's way once at most before it
 stands behind it; those that only try, as often as they try.
 
+PREEMPT_RT (seg_t.preempt_rt): a spinlock is a mutex there.  Whoever waits for it sleeps, interrupts on, and its holder
+may be preempted; local_irq_disable still means what it says.  So no spinlock may be waited for with interrupts off
+(I8): the walk that turns them off must only try the page-table lock, which is allowed anywhere outside an interrupt
+(Sebastian Siewior on v2).  An RCU section is no obstacle: it may sleep for a spinlock, and stays a reader.  Raw
+spinlocks spin as ever: here only rwsem.wait_lock, as in the kernel; those of zones, LRU lists and page tables are
+ordinary ones.  A sleeper here looks again whenever it gets a core, rather than be woken by the unlock: one store is
+all that an unlock is.
+
 Lock order of the whole memory manager, outermost first (a lock may be taken while those above it are held):
 
     mmap_lock                     rwsem; sleeps
       notifier_lock               percpu_rwsem; speculators only try
+        notifier.lock             per mm, of its secondary MMU: inside mmap_lock alone, nothing within
         page_table_lock           per mm: installs of upper tables, anon_vma_prepare
-          ptl                     per page table; speculators only try (their interrupts are off)
+          ptl                     per page table; speculators only try (their interrupts are off).  mremap takes
+                                  a second inside one, old before new: nobody else holds two, and mmap_lock,
+                                  held for write, keeps out another mremap of the same tables
             lru_lock              of one node at a time
-            zone.lock, vma_pool.lock, anon_pool.lock, cache_lock     innermost, never nested in one another
+            zone.lock, huge_pool.lock, vma_pool.lock, anon_pool.lock, swap_pool.lock, cache_lock, uffd_lock
+                                  innermost, never nested in one another
     rwsem.wait_lock               inside nothing, holds nothing
     rcu_lock                      only ever tried
 
@@ -56,13 +68,15 @@ that has interrupts off, so a speculator that waited for that ptl would wait for
 who only tries is never in line."""
 
 from shmm.arch.arch cimport (
-    SHMM_LOCK_FREED, SHMM_LOCK_TRIED, SHMM_LOCK_WAIT, cmpxchg32_acquire, cmpxchg32_relaxed, cpu_relax, ld32_acquire,
-    ld32_relaxed, lockdep_event, mutant, st32_relaxed, st32_release, u32, xchg32,
+    SHMM_LOCK_FREED, SHMM_LOCK_NESTED, SHMM_LOCK_SLEEPS, SHMM_LOCK_TRIED, SHMM_LOCK_WAIT, cmpxchg32_acquire,
+    cmpxchg32_relaxed, cpu_relax, get32, ld32_acquire, ld32_relaxed, ld64_relaxed, lockdep_event, mutant, st32_relaxed,
+    st32_release, st64_relaxed, u32, u64, xchg32, yield_core,
 )
-from shmm.arch.mutants cimport (
-    SHMM_M_MCS_HANDOFF, SHMM_M_MCS_NODE_LATE, SHMM_M_SPIN_RELAXED, SHMM_M_UNLOCK_RELAXED,
+from shmm.arch.mutants cimport SHMM_M_MCS_HANDOFF, SHMM_M_MCS_NODE_LATE, SHMM_M_SPIN_RELAXED, SHMM_M_UNLOCK_RELAXED
+from shmm.layout cimport (
+    SHMM_C_rt_atomic_sleep, SHMM_C_rt_lock_sleep, SHMM_C_spinlock_queued, SHMM_C_violations, spinlock_t, vcpu_t,
 )
-from shmm.layout cimport SHMM_C_spinlock_queued, spinlock_t, vcpu_t
+from shmm.mm.irq cimport sleep_begin, sleep_end
 from shmm.mm.vmstat cimport count_vm_event
 
 cdef enum:                      # of queued_spinlocks
@@ -160,10 +174,60 @@ cdef inline void spin_lock_slowpath(vcpu_t *c, spinlock_t *lock) noexcept nogil:
     queue_leave(c, lock)
 
 
-cdef inline void spin_lock(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+cdef inline void raw_spin_lock(vcpu_t *c, spinlock_t *lock) noexcept nogil:
     lockdep_event(lock, SHMM_LOCK_WAIT)
     # acquire: pairs with the release in give_back
     if cmpxchg32_acquire(&lock.owner, 0, c.id + 1) != 0 or not is_our_turn(c, lock):
+        spin_lock_slowpath(c, lock)
+
+
+cdef inline void rt_schedule(vcpu_t *c) noexcept nogil:
+    """Lets others run while one of them has the lock.  In an RCU section without saying that it sleeps, for a sleeper
+    is quiescent here."""
+    cdef u64 mode
+    if get32(&c.me.rcu_depth):
+        yield_core()
+        return
+    mode = sleep_begin(c)
+    yield_core()
+    sleep_end(c, mode)
+
+
+cdef inline void rt_complain(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    """I8 is broken."""
+    count_vm_event(c, SHMM_C_rt_atomic_sleep)
+    count_vm_event(c, SHMM_C_violations)
+    if ld64_relaxed(&c.me.rt_lock) == 0:
+        st64_relaxed(&c.me.rt_lock, <u64> (<char *> lock - <char *> c.g))
+
+
+cdef inline void rt_spin_lock(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    cdef bint slept = False
+    if get32(&c.me.irq_depth):
+        rt_complain(c, lock)
+    # acquire: pairs with the release in give_back
+    while ld32_relaxed(&lock.owner) != 0 or cmpxchg32_acquire(&lock.owner, 0, c.id + 1) != 0:
+        if not slept:
+            count_vm_event(c, SHMM_C_rt_lock_sleep)
+        slept = True
+        rt_schedule(c)
+
+
+cdef inline void spin_lock(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    if c.g.preempt_rt:
+        lockdep_event(lock, SHMM_LOCK_SLEEPS)
+        rt_spin_lock(c, lock)
+    else:
+        raw_spin_lock(c, lock)
+
+
+cdef inline void spin_lock_nested(vcpu_t *c, spinlock_t *lock) noexcept nogil:
+    """Inside one other lock of the same kind; the order of the two is the caller's."""
+    lockdep_event(lock, SHMM_LOCK_NESTED)
+    if c.g.preempt_rt:
+        rt_spin_lock(c, lock)
+    # acquire: pairs with the release in give_back
+    elif cmpxchg32_acquire(&lock.owner, 0, c.id + 1) != 0 or not is_our_turn(c, lock):
         spin_lock_slowpath(c, lock)
 
 

@@ -59,6 +59,10 @@ cdef inline u64 vma_end(vcpu_t *c, u32 vma) noexcept nogil:
     return ld64_relaxed(&c.vmas[vma].end)
 
 
+cdef inline bint vma_is_accessible(u64 flags) noexcept nogil:
+    return flags & (SHMM_VM_READ | SHMM_VM_WRITE | SHMM_VM_EXEC) != 0
+
+
 cdef inline u64 vm_get_page_prot(u64 flags) noexcept nogil:
     """The PTE bits that a VMA's flags allow at most, write permission of private pages excepted: those begin
     read-only and a write fault decides (vm_get_page_prot; x86 makes any access right readable)."""

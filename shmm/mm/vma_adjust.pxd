@@ -22,10 +22,11 @@ from libc.errno cimport ENOMEM
 
 from shmm.arch.arch cimport get32, i64, ld32_relaxed, ld64_relaxed, mutant, st32_relaxed, st64_relaxed, u32, u64
 from shmm.arch.mutants cimport SHMM_M_VMA_FREE_NOW, SHMM_M_VMA_LINKS_REUSED
-from shmm.layout cimport SHMM_PAGE_SHIFT, SHMM_VM_SPECIAL, mm_t, vcpu_t, vma_t
+from shmm.layout cimport SHMM_PAGE_SHIFT, SHMM_VMA_FREE_AUTO, SHMM_VM_SPECIAL, mm_t, vcpu_t, vma_t
 from shmm.mm.anon cimport get_anon_vma, put_anon_vma
 from shmm.mm.call_rcu cimport RCU_TABLE, call_rcu
 from shmm.mm.file cimport get_file, put_file
+from shmm.mm.huge_memory cimport split_huge_pmd_address
 from shmm.mm.vma cimport vm_area_alloc, vm_area_free_now, vm_area_poison, vma_end, vma_start
 from shmm.mm.vma_tree cimport gap_propagate, next_vma, prev_vma, vma_link, vma_unlink
 
@@ -40,11 +41,12 @@ cdef inline void vma_overlay_links(vcpu_t *c, u32 vma) noexcept nogil:
 
 cdef inline void vm_area_free(vcpu_t *c, mm_t *mm, u32 vma) noexcept nogil:
     """Drops what an unlinked VMA holds and frees the slot: after a grace period if anyone but us may be looking
-    (v2 11 and 29/35: at once for a single-threaded mm)."""
+    (v2 11 and 29/35: at once for a single-threaded mm, unless the policy is to wait always)."""
+    cdef bint alone = c.g.vma_free_policy == SHMM_VMA_FREE_AUTO and ld32_relaxed(&mm.users) <= 1
     put_anon_vma(c, ld32_relaxed(&c.vmas[vma].anon_vma))
     put_file(c, ld32_relaxed(&c.vmas[vma].file))
     vm_area_poison(c, vma)
-    if ld32_relaxed(&mm.users) > 1 and not mutant(SHMM_M_VMA_FREE_NOW):
+    if not alone and not mutant(SHMM_M_VMA_FREE_NOW):
         if mutant(SHMM_M_VMA_LINKS_REUSED):
             vma_overlay_links(c, vma)
         call_rcu(c, vma)
@@ -144,8 +146,9 @@ cdef inline i64 vma_cut(vcpu_t *c, mm_t *mm, u32 vma, u64 addr) noexcept nogil:
     cdef vma_t *v = &c.vmas[vma]
     cdef u64 end = vma_end(c, vma)
     cdef u64 pgoff = ld64_relaxed(&v.pgoff) + ((addr - vma_start(c, vma)) >> SHMM_PAGE_SHIFT)
-    cdef u32 upper = vm_area_alloc(c, <u32> (mm - c.mms), addr, end, ld64_relaxed(&v.flags), pgoff,
-                                   ld32_relaxed(&v.file))
+    cdef u32 upper
+    split_huge_pmd_address(c, mm, addr)
+    upper = vm_area_alloc(c, <u32> (mm - c.mms), addr, end, ld64_relaxed(&v.flags), pgoff, ld32_relaxed(&v.file))
     if upper == 0:
         return -ENOMEM
     get_file(c, ld32_relaxed(&v.file))

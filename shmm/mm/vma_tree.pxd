@@ -12,7 +12,8 @@ answer in the order of the stores below:
       so that it may be missed for a moment, but a descent always goes down and ends.
 
 It may therefore miss a VMA or find a wrong one.  That is harmless, and only because mmap_seq was odd or changes
-meanwhile: the reader throws its result away.  (Facts: lib/rbtree.c, "Notes on lockless lookups".)
+meanwhile: the reader throws its result away.  (Facts: lib/rbtree.c, "Notes on lockless lookups".)  A latched tree has a
+second copy of the links, which a reader finds whole while this one is changed (latch_tree.pxd).
 
 subtree_gap is the largest hole right before any VMA of the subtree, which makes the top-down search for free address
 space logarithmic, as the augmented rbtree of kernels before the maple tree did."""
@@ -22,6 +23,7 @@ from shmm.arch.arch cimport (
 )
 from shmm.arch.mutants cimport SHMM_M_PUBLISH_VMA
 from shmm.layout cimport mm_t, vcpu_t
+from shmm.mm.latch_tree cimport latch_begin, latch_end, latch_note
 from shmm.mm.vma cimport vma_end, vma_start
 
 
@@ -77,8 +79,9 @@ cdef inline void set_parent(vcpu_t *c, u32 v, u32 parent) noexcept nogil:
         put32(&c.vmas[v].parent, parent)
 
 
-cdef inline void set_child(a32 *link, u32 v) noexcept nogil:
+cdef inline void set_child(vcpu_t *c, mm_t *mm, a32 *link, u32 v) noexcept nogil:
     """Every link that a descent may follow."""
+    latch_note(c, mm, link)
     if mutant(SHMM_M_PUBLISH_VMA):
         st32_relaxed(link, v)
     else:
@@ -87,11 +90,11 @@ cdef inline void set_child(a32 *link, u32 v) noexcept nogil:
 
 cdef inline void change_child(vcpu_t *c, mm_t *mm, u32 parent, u32 old, u32 new) noexcept nogil:
     if parent == 0:
-        set_child(&mm.vma_root, new)
+        set_child(c, mm, &mm.vma_root, new)
     elif left_of(c, parent) == old:
-        set_child(&c.vmas[parent].left, new)
+        set_child(c, mm, &c.vmas[parent].left, new)
     else:
-        set_child(&c.vmas[parent].right, new)
+        set_child(c, mm, &c.vmas[parent].right, new)
 
 
 cdef inline void rotate_left(vcpu_t *c, mm_t *mm, u32 x) noexcept nogil:
@@ -99,8 +102,8 @@ cdef inline void rotate_left(vcpu_t *c, mm_t *mm, u32 x) noexcept nogil:
     cdef u32 y = right_of(c, x)
     cdef u32 moved = left_of(c, y)
     cdef u32 parent = parent_of(c, x)
-    set_child(&c.vmas[x].right, moved)
-    set_child(&c.vmas[y].left, x)
+    set_child(c, mm, &c.vmas[x].right, moved)
+    set_child(c, mm, &c.vmas[y].left, x)
     set_parent(c, moved, x)
     put32(&c.vmas[y].parent, parent)
     put32(&c.vmas[x].parent, y)
@@ -113,8 +116,8 @@ cdef inline void rotate_right(vcpu_t *c, mm_t *mm, u32 x) noexcept nogil:
     cdef u32 y = left_of(c, x)
     cdef u32 moved = right_of(c, y)
     cdef u32 parent = parent_of(c, x)
-    set_child(&c.vmas[x].left, moved)
-    set_child(&c.vmas[y].right, x)
+    set_child(c, mm, &c.vmas[x].left, moved)
+    set_child(c, mm, &c.vmas[y].right, x)
     set_parent(c, moved, x)
     put32(&c.vmas[y].parent, parent)
     put32(&c.vmas[x].parent, y)
@@ -184,16 +187,18 @@ cdef inline void vma_link(vcpu_t *c, mm_t *mm, u32 v) noexcept nogil:
     put32(&c.vmas[v].parent, parent)
     put32(&c.vmas[v].red, 1)
     list_insert(c, mm, v, prev, next)
+    latch_begin(c, mm, v)
     if parent == 0:                     # from here on v can be found
-        set_child(&mm.vma_root, v)
+        set_child(c, mm, &mm.vma_root, v)
     elif parent == next:
-        set_child(&c.vmas[parent].left, v)
+        set_child(c, mm, &c.vmas[parent].left, v)
     else:
-        set_child(&c.vmas[parent].right, v)
+        set_child(c, mm, &c.vmas[parent].right, v)
     gap_propagate(c, v)
     if next:
         gap_propagate(c, next)
     insert_rebalance(c, mm, v)
+    latch_end(c, mm)
     put32(&mm.map_count, get32(&mm.map_count) + 1)
 
 
@@ -267,11 +272,11 @@ cdef inline void erase_two_children(vcpu_t *c, mm_t *mm, u32 v, u32 successor) n
         parent = successor
     else:
         # T3: out of its old place, then downwards links, then into the new place
-        set_child(&c.vmas[parent].left, child)
+        set_child(c, mm, &c.vmas[parent].left, child)
         set_parent(c, child, parent)
-        set_child(&c.vmas[successor].right, right_of(c, v))
+        set_child(c, mm, &c.vmas[successor].right, right_of(c, v))
         set_parent(c, right_of(c, v), successor)
-    set_child(&c.vmas[successor].left, left_of(c, v))
+    set_child(c, mm, &c.vmas[successor].left, left_of(c, v))
     set_parent(c, left_of(c, v), successor)
     put32(&c.vmas[successor].red, get32(&c.vmas[v].red))
     put32(&c.vmas[successor].parent, parent_of(c, v))
@@ -293,10 +298,12 @@ cdef inline void vma_unlink(vcpu_t *c, mm_t *mm, u32 v) noexcept nogil:
         put32(&c.vmas[next].prev, prev)
     else:
         put32(&mm.vma_last, prev)
+    latch_begin(c, mm, 0)
     if left_of(c, v) and right_of(c, v):
         erase_two_children(c, mm, v, next)
     else:
         erase_one_child(c, mm, v)
+    latch_end(c, mm)
     if next:
         gap_propagate(c, next)
     put32(&mm.map_count, get32(&mm.map_count) - 1)

@@ -7,23 +7,26 @@ Both only collect into an mmu_gather, which flushes before it frees (G3).  mmap_
 comes here downgraded.  Dirty pages of shared files are flushed before their ptl is dropped, as in the kernel, so that
 a page that is cleaned afterwards cannot be dirtied through a stale translation."""
 
-from shmm.arch.arch cimport (
-    a64, fetch_add64_relaxed, get32, i64, ld32_relaxed, ld64_relaxed, mutant, u32, u64, xchg64,
-)
-from shmm.arch.mutants cimport SHMM_M_FLUSH_BEFORE_ZAP, SHMM_M_ZAP_NO_LOCK
+from shmm.arch.arch cimport a64, fetch_add64_relaxed, get32, i64, ld32_relaxed, ld64_relaxed, mutant, u32, u64, xchg64
+from shmm.arch.mutants cimport SHMM_M_FLUSH_BEFORE_ZAP, SHMM_M_NOTIFIER_LATE, SHMM_M_ZAP_NO_LOCK
 from shmm.layout cimport (
-    SHMM_FRAME_FILE, SHMM_PAGE_SIZE, SHMM_PTE_DIRTY, SHMM_PTE_SPECIAL, mm_t, vcpu_t,
+    SHMM_COLLAPSE_READ, SHMM_COLLAPSE_WRITE, SHMM_FRAME_FILE, SHMM_PAGE_SIZE, SHMM_PTE_DIRTY, SHMM_PTE_SPECIAL, vcpu_t,
 )
 from shmm.mm.frame cimport add_batched
+from shmm.mm.huge_frame cimport compound_head
+from shmm.mm.huge_memory cimport zap_huge_pmd
 from shmm.mm.mmu_gather cimport (
     mmu_gather_t, tlb_flush_mmu, tlb_flush_mmu_tlbonly, tlb_full, tlb_remove_page, tlb_remove_table, tlb_track,
 )
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.page_table cimport (
-    PGD, PMD, PTE, end_of_entry, entry_below, entry_index, entry_shift, find_pmd, get_entry, pte_lockptr,
-    pte_pfn, set_entry, table_entry,
+    PGD, PMD, PTE, end_of_entry, entry_below, entry_index, entry_shift, find_pmd, get_entry, pmd_trans_huge,
+    pte_lockptr, pte_pfn, pte_present, set_entry, table_entry,
 )
 from shmm.mm.shootdown cimport flush_tlb_mm_range
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
+from shmm.mm.swap_entry cimport swp_offset
+from shmm.mm.swapfile cimport swap_free
 
 
 cdef inline u64 zap_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u64 end) noexcept nogil:
@@ -41,8 +44,10 @@ cdef inline u64 zap_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u
             pte = xchg64(entry, 0)          # atomic: the MMU may be setting the dirty bit
             if not mutant(SHMM_M_FLUSH_BEFORE_ZAP):
                 tlb_track(tlb, addr, addr + SHMM_PAGE_SIZE)
-            if not pte & SHMM_PTE_SPECIAL:
-                pfn = pte_pfn(pte)
+            if not pte_present(pte):
+                swap_free(c, swp_offset(pte))
+            elif not pte & SHMM_PTE_SPECIAL:
+                pfn = compound_head(c, pte_pfn(pte))
                 if ld32_relaxed(&c.frames[pfn].kind) == SHMM_FRAME_FILE:
                     file += 1
                     force_flush |= pte & SHMM_PTE_DIRTY != 0
@@ -60,23 +65,43 @@ cdef inline u64 zap_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u
     return addr
 
 
+cdef inline u64 zap_pmd_range(vcpu_t *c, mmu_gather_t *tlb, a64 *pmd, u64 addr, u64 end) noexcept nogil:
+    """What one pmd entry maps; returns where it stopped.  A huge one goes at once, or is split if a part stays."""
+    cdef u64 entry = get_entry(pmd)
+    # a collapse under the read lock keeps page_table_lock as long as the entry is not what it was or will be
+    cdef bint lock = pmd_trans_huge(entry) or c.g.collapse_policy == SHMM_COLLAPSE_READ
+    if lock:
+        spin_lock(c, &tlb.mm.page_table_lock)
+        entry = zap_huge_pmd(c, tlb, pmd, addr, end)
+    addr = zap_pte_range(c, tlb, entry, addr, end) if entry else end
+    if lock:
+        spin_unlock(&tlb.mm.page_table_lock)
+    return addr
+
+
 cdef inline void zap_page_range(vcpu_t *c, mmu_gather_t *tlb, u64 addr, u64 end) noexcept nogil:
+    cdef u64 start = addr
     cdef u64 stop
     cdef a64 *pmd
     if mutant(SHMM_M_FLUSH_BEFORE_ZAP):
         flush_tlb_mm_range(c, tlb.mm, addr, end)
+    if not mutant(SHMM_M_NOTIFIER_LATE):
+        mmu_notifier_invalidate_range_start(c, tlb.mm, start, end)
     while addr < end:
         stop = end_of_entry(addr, end, PMD)
         pmd = find_pmd(c, tlb.mm, addr)
         if pmd == NULL:                     # nothing in the whole pud entry, if not more
             addr = end_of_entry(addr, end, PMD + 1)
             continue
-        if get_entry(pmd) == 0:
+        if get_entry(pmd) == 0 and c.g.collapse_policy == SHMM_COLLAPSE_WRITE:
             addr = stop
             continue
-        addr = zap_pte_range(c, tlb, get_entry(pmd), addr, stop)
+        addr = zap_pmd_range(c, tlb, pmd, addr, stop)
         if tlb_full(c, tlb):
             tlb_flush_mmu(c, tlb)           # no lock held here
+    if mutant(SHMM_M_NOTIFIER_LATE):
+        mmu_notifier_invalidate_range_start(c, tlb.mm, start, end)
+    mmu_notifier_invalidate_range_end(c, tlb.mm)
 
 
 cdef inline void free_table_range(vcpu_t *c, mmu_gather_t *tlb, u32 table, u32 level, u64 addr, u64 end,

@@ -14,7 +14,9 @@ readable for as long as a walk can last, and the ptl around every change of a pt
 
 Off while the mm has a single user (v2 28/35), unless force_speculation is set, which is for measuring; kernel-mode
 faults never come here.  Every step that fails counts its reason; the sum of the reasons is spf_abort, except that a
-failed mmu_notifier_trylock has no reason of its own, as in the series.
+failed mmu_notifier_trylock has no reason of its own, as in the series (I5 counts it as notifier_trylock_failed).
+SPF_ABORT_FAULT stays 0: only the first posting's path for files counted it, which looked at mmap_seq before it called
+the file system; v1 and v2 declare it, and refuse files at step 2.
 
 An exception that wants to know a VMA and takes no fault (a uprobe's trap) needs steps 1 to 3 alone, with two
 differences: it looks at mappings of every kind, and nothing behind it checks again, so that its one check of mmap_seq,

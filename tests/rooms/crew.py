@@ -22,9 +22,9 @@ PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def machine(cpus: int = 8, **policy: Any) -> Iterator[Segment]:
+def machine(cpus: int = 8, huge: int = 0, **policy: Any) -> Iterator[Segment]:
     """A segment for a test of rooms."""
-    geometry = Geometry.for_run(cpus=cpus, pages=4096, mms=8, vmas=8192)
+    geometry = Geometry.for_run(cpus=cpus, pages=4096, mms=8, vmas=8192, huge=huge)
     segment = Segment.create(geometry, **{"shared_core": 1, "paranoid": 1, **policy})
     try:
         yield segment

@@ -6,13 +6,14 @@
 
 from shmm.mm.percpu_rwsem cimport percpu_down_read_trylock, percpu_down_write, percpu_up_read, percpu_up_write
 from shmm.layout cimport rwsem_t, spinlock_t
+from shmm.mm.irq cimport irq_disable, irq_enable
 from shmm.mm.rwsem cimport (
     down_read, down_read_trylock, down_write, downgrade_write, up_read, up_write,
 )
 from shmm.mm.seqcount cimport (
     mmap_seq_read_check, mmap_seq_read_start, mmap_seq_write_begin, mmap_seq_write_end,
 )
-from shmm.mm.spinlock cimport spin_lock, spin_trylock, spin_unlock
+from shmm.mm.spinlock cimport raw_spin_lock, spin_lock, spin_trylock, spin_unlock
 
 cdef enum:
     LEFT = 0
@@ -82,6 +83,20 @@ def spin_step(Cpu cpu, str what):
     else:
         spin_unlock(lock)
     return True
+
+
+def spin_with_irqs_off(Cpu cpu, str what):
+    """lock or try with interrupts off, and unlock."""
+    cdef spinlock_t *lock = &cpu.c.mms[1].page_table_lock
+    irq_disable(&cpu.c)
+    if what == "try":
+        spin_trylock(&cpu.c, lock)
+    elif what == "raw":
+        raw_spin_lock(&cpu.c, lock)
+    else:
+        spin_lock(&cpu.c, lock)
+    spin_unlock(lock)
+    irq_enable(&cpu.c)
 
 
 def spin_number(Cpu cpu):

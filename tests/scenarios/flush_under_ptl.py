@@ -2,7 +2,7 @@
 
 from shmm.cluster.check.scenario import ANON_FIXED, ARENA, DONTNEED, PAGE, RW, SHARED_FIXED, Scene
 
-variants = ("base", "signal")
+variants = ("base", "signal", "rt")
 
 
 def build(s: Scene) -> None:

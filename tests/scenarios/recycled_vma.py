@@ -2,6 +2,8 @@
 
 from shmm.cluster.check.scenario import ANON_FIXED, ARENA, PAGE, READ, RW, TABLE, Scene
 
+variants = ("base", "latched")
+
 
 def build(s: Scene) -> None:
     low, high = ARENA + 2 * TABLE, ARENA + 4 * TABLE

@@ -2,6 +2,8 @@
 
 from shmm.cluster.check.scenario import ANON_FIXED, ARENA, PAGE, READ, RW, Scene
 
+variants = ("base", "latched")
+
 
 def build(s: Scene) -> None:
     s.setup[0].mmap(ARENA, 4 * PAGE, RW, ANON_FIXED)

@@ -2,7 +2,7 @@
 
 from shmm.cluster.check.scenario import ANON_FIXED, ARENA, PAGE, RW, TABLE, Scene
 
-variants = ("base", "rcu")
+variants = ("base", "rcu", "both")
 
 
 def build(s: Scene) -> None:

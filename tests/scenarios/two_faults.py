@@ -2,6 +2,8 @@
 
 from shmm.cluster.check.scenario import ANON_FIXED, ARENA, PAGE, RW, Scene
 
+variants = ("base", "rt")
+
 
 def build(s: Scene) -> None:
     s.setup[0].mmap(ARENA, 2 * PAGE, RW, ANON_FIXED)

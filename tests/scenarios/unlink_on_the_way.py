@@ -2,6 +2,8 @@
 
 from shmm.cluster.check.scenario import ANON_FIXED, ARENA, KEEPER, PAGE, READ, RW, TABLE, Scene
 
+variants = ("base", "latched")
+
 
 def build(s: Scene) -> None:
     s.setup[0].mmap(ARENA, PAGE, READ, ANON_FIXED)

@@ -2,7 +2,7 @@
 
 from shmm.cluster.check.scenario import ANON_FIXED, ARENA, PAGE, RW, Scene
 
-variants = ("base", "rcu")
+variants = ("base", "rcu", "both")
 PLACE = ARENA + (1 << 30)
 
 

@@ -32,13 +32,18 @@ POLICIES = {
     "spf, two nodes": {"scheme": "spf", "nnode": 2},
     "spf, stacks grow": {"scheme": "spf", "stack_growth": 1},
     "mmap_lock, stacks grow": {"scheme": "mmap_lock", "stack_growth": 1},
+    "spf, secondary MMU": {"scheme": "spf", "mmu_notifier": 1},
+    "mmap_lock, secondary MMU": {"scheme": "mmap_lock", "mmu_notifier": 1},
+    "spf, PREEMPT_RT": {"scheme": "spf", "preempt_rt": 1, "mmu_notifier": 1},
+    "spf, latched tree": {"scheme": "spf", "vma_tree": "latched", "vma_free": "rcu"},
 }
 
 
 def one(p: Program, dice: random.Random) -> None:
     """One operation somewhere."""
     addr, pages = ARENA + dice.randrange(PLACES) * STEP * PAGE, dice.randint(1, 3 * STEP)
-    kinds = {"map": 5, "unmap": 3, "protect": 2, "drop": 2, "hint": 1, "write": 9, "read": 4, "probe": 3}
+    kinds = {"map": 5, "unmap": 3, "protect": 2, "drop": 2, "hint": 1, "write": 9, "read": 4, "probe": 3,
+             "guest": 4, "client": 1}
     kind = dice.choices(tuple(kinds), tuple(kinds.values()))[0]
     if kind == "map":
         flags = dice.choice((0, 0, 0, GROWSDOWN, POPULATE, NORESERVE))
@@ -51,6 +56,10 @@ def one(p: Program, dice: random.Random) -> None:
         p.madvise(addr, pages * PAGE, DONTNEED if kind == "drop" else dice.choice(HINTS), may_fail=True)
     elif kind == "probe":
         p.probe(addr)
+    elif kind == "guest":               # fails where there is no secondary MMU
+        p.secondary(addr + PAGE * dice.randrange(pages), dice.choice((None, 7)), may_fail=True)
+    elif kind == "client":
+        p.notifier(dice.random() < 0.7, may_fail=True)
     else:
         p.touch(addr, pages, write=kind == "write", value=dice.randrange(256), may_fail=True)
 
@@ -143,7 +152,9 @@ def test_random_operations_of_many_processes(policy, cpus, forks):
         finish(segment, cpus)
     assert min(sums[name] for name in ("mmap", "munmap", "mprotect", "madvise", "user_faults")) > 0
     assert sums["nr_tlb_remote_flush_received"] > 0
-    assert (sums["spf_success"] > 0) == (sums["probe_speculated"] > 0) == policy.startswith("spf")
+    assert (sums["spf_success"] > 0) == (sums["probe_speculated"] > 0) == (POLICIES[policy]["scheme"] == "spf")
+    for name in ("secondary_fill", "secondary_hit", "mmu_notifier_register", "mmu_notifier_invalidate"):
+        assert (sums[name] > 0) == ("mmu_notifier" in POLICIES[policy]), name
     assert sums["probe_locked"] > 0 or policy.startswith("spf")     # with luck none had to
     assert (sums["fork"] > 0 and sums["pgcopy"] > 0) == forks
     assert sums["gup_faults"] > 0

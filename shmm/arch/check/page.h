@@ -97,6 +97,23 @@ CHECK_CALL void check_clear(void *page, uint32_t size)
 		}
 }
 
+CHECK_CALL void check_fill_page(void *page, int byte, uint32_t size)
+{
+	uint32_t offset = check_offset(page);
+	uint64_t word = 0x0101010101010101ull * (uint8_t)byte;
+
+	if (!chk.on) {
+		memset(page, byte, size);
+		return;
+	}
+	bulk_begin(page);
+	plain_write(page_cell(offset), offset);
+	check_trace(SHMM_ST_PLAIN, offset, size & 0xff, 0, word);
+	for (uint32_t at = offset; at < offset + size; at += 8)
+		if (check_peek(at, 8) != word)
+			content_store(at, word);
+}
+
 CHECK_CALL void check_copy(void *to, const void *from, uint32_t size)
 {
 	uint32_t target = check_offset(to), source = check_offset(from), t, s;
@@ -119,5 +136,34 @@ CHECK_CALL void check_copy(void *to, const void *from, uint32_t size)
 			if (check_peek(target + at, 8) != check_peek(source + at, 8))
 				content_store(target + at, check_peek(source + at, 8));
 		}
+}
+
+/* A whole table is looked through in one step: it holds still.  What is found is the newest, in every model. */
+CHECK_CALL uint32_t check_find(const void *page, uint32_t i)
+{
+	uint32_t offset = check_offset(page);
+
+	if (chk.on) {
+		bulk_begin(page);
+		check_trace(SHMM_LD_RELAXED, offset, 0, 0, i);
+	}
+	while (i < 512 && check_peek(offset + i * 8, 8) == 0)
+		i++;
+	return i;
+}
+
+CHECK_CALL void check_fill(void *page, uint64_t first, uint64_t step)
+{
+	uint32_t offset;
+
+	if (!chk.on) {
+		for (uint32_t i = 0; i < 512; i++)
+			((uint64_t *)page)[i] = first + i * step;
+		return;
+	}
+	offset = bulk_begin(page);
+	check_trace(SHMM_ST_RELAXED, offset, 0, 0, first);
+	for (uint32_t i = 0; i < 512; i++)
+		content_store(offset + i * 8, first + i * step);
 }
 #endif

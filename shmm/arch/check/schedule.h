@@ -147,7 +147,8 @@ static void lock_push(uint32_t offset, uint32_t rank)
 	chk.me->held[chk.me->nheld++] = (held_t){ offset, rank };
 }
 
-static void check_lock_order(uint32_t offset, uint32_t rank)
+/* nested: one lock of this very rank may be held, for which there is an order of their own (spin_lock_nested). */
+static void check_lock_order(uint32_t offset, uint32_t rank, int nested)
 {
 	if (rank & LOCK_SPINS && !chk.rooms.irqs_on(chk.id))
 		check_violate("lock-order", "waits for a spinlock with interrupts off", offset);
@@ -156,9 +157,23 @@ static void check_lock_order(uint32_t offset, uint32_t rank)
 
 		if (held->offset == offset)
 			check_violate("lock-order", "waits for a lock that it holds", offset);
+		if (nested && held->rank == rank) {
+			nested = 0;
+			continue;
+		}
 		if ((held->rank & 0xff) >= (rank & 0xff) || (rank & LOCK_ALONE && held->rank & LOCK_SPINS))
 			check_violate("lock-order", "waits for a lock that belongs outside one it holds", offset);
 	}
+}
+
+/* PREEMPT_RT: a lock whose waiters sleep is about to be waited for. */
+static void check_rt_rules(uint32_t offset)
+{
+	if (!chk.rooms.irqs_on(chk.id))
+		check_violate("preempt-rt", "waits for a sleeping lock with interrupts off", offset);
+	for (uint32_t i = 0; i < chk.me->nheld; i++)
+		if (chk.me->held[i].rank & LOCK_SPINS)
+			check_violate("preempt-rt", "waits for a sleeping lock with a raw spinlock held", offset);
 }
 
 CHECK_CALL void check_lockdep(const void *lock, int event)
@@ -177,8 +192,10 @@ CHECK_CALL void check_lockdep(const void *lock, int event)
 			}
 		check_violate("lock-order", "gives back a lock that it does not hold", offset);
 	}
-	if (event == SHMM_LOCK_WAIT)
-		check_lock_order(offset, rank);
+	if (event == SHMM_LOCK_SLEEPS)
+		check_rt_rules(offset);
+	if (event != SHMM_LOCK_TRIED)
+		check_lock_order(offset, rank, event == SHMM_LOCK_NESTED);
 	lock_push(offset, rank);
 }
 

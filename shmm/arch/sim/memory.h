@@ -9,13 +9,13 @@
 #include "line.h"
 
 /* Nothing is simulated, and the segment is simply memory, while limit is 0: that comes first. */
-static inline int sim_hit(const void *p)
+SIM_INLINE int sim_hit(const void *p)
 {
 	return __builtin_expect(sim.clock < sim.limit, 1)
 		&& __builtin_expect(sim.line[sim_line_of(p)].owner == sim.tag, 1);
 }
 
-static inline int sim_load_hit(const void *p)
+SIM_INLINE int sim_load_hit(const void *p)
 {
 	if (!sim_hit(p))
 		return 0;

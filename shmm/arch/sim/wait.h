@@ -131,7 +131,7 @@ static void sim_idle_until(ps_t time)
 
 static inline void sim_lockdep(const void *lock, int event)
 {
-	if (sim.on && event == SHMM_LOCK_WAIT)
+	if (sim.on && (event <= SHMM_LOCK_SLEEPS || event == SHMM_LOCK_NESTED))
 		sim.me->lock = sim_line_of(lock);
 }
 
