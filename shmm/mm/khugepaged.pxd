@@ -52,6 +52,7 @@ from shmm.mm.huge_memory cimport hpage_start, huge_pmd, pgtable_trans_huge_depos
 from shmm.mm.lru cimport lru_add, lru_add_drain
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_flush_mmu, tlb_full, tlb_gather_mmu, tlb_remove_page
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.page_table cimport (
     find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_pfn, pte_present, set_entry, table_entry,
 )
@@ -191,9 +192,11 @@ cdef inline i64 collapse_huge_page(vcpu_t *c, collapse_t *job, u64 vm_flags) noe
     cdef u64 pmd = huge_pmd(job.head, vm_flags) | (SHMM_PTE_WRITE if vm_flags & SHMM_VM_WRITE else 0)
     cdef i64 grown = 0
     cdef i64 err
+    mmu_notifier_invalidate_range_start(c, job.mm, job.start, job.start + SHMM_HPAGE_SIZE)
     spin_lock(c, &job.mm.page_table_lock)
     if not still_a_table(job):
         spin_unlock(&job.mm.page_table_lock)
+        mmu_notifier_invalidate_range_end(c, job.mm)
         return -EAGAIN
     pmdp_collapse_flush(c, job)
     if not job.by_read:
@@ -212,6 +215,7 @@ cdef inline i64 collapse_huge_page(vcpu_t *c, collapse_t *job, u64 vm_flags) noe
         count_vm_event(c, SHMM_C_nr_anon_transparent_hugepages)
     set_entry(job.pmd, job.old if err else pmd)
     spin_unlock(&job.mm.page_table_lock)
+    mmu_notifier_invalidate_range_end(c, job.mm)
     return err
 
 
