@@ -140,6 +140,24 @@ def test_I7_whoever_takes_a_pte_away_says_so_first(change):
         assert moved(m, "mmu_notifier_invalidate") == (1,)
 
 
+@pytest.mark.parametrize("move", ["mremap", "page-out", "collapse"])
+def test_I7_a_page_that_moves_is_announced(move):
+    aligned, maymove_fixed, pageout, collapse = 0x2000_0000_0000, 3, 21, 25
+    with Machine(cpus=2, mmu_notifier=True, paranoid=True, swap="1MiB", huge_pages=2) as m:
+        at = m.mmap(aligned, 512 * PAGE, RW, ANON | 0x10)
+        m.write(at, b"hello")
+        m.notifier()
+        m.secondary_write(at + 1, ord("a"))
+        if move == "mremap":
+            at = m.mremap(at, PAGE, PAGE, maymove_fixed, aligned + (1 << 40))
+        else:
+            m.madvise(at, 512 * PAGE, pageout if move == "page-out" else collapse)
+        assert moved(m, "mmu_notifier_invalidate")[0] > 0
+        assert m.check() == []          # I7: nothing stale is left
+        assert m.secondary_read(at + 1) == ord("a") and m.read(at, 5) == b"hallo"
+        assert m.check() == []
+
+
 @pytest.mark.parametrize("scheme", [MMAP_LOCK, SPF])
 def test_I7_a_copied_page_is_announced(scheme):
     with guest(scheme=scheme) as (m, at):

@@ -194,9 +194,11 @@ cdef inline i64 collapse_huge_page(vcpu_t *c, collapse_t *job, u64 vm_flags) noe
     cdef u64 pmd = huge_pmd(job.head, vm_flags) | (SHMM_PTE_WRITE if vm_flags & SHMM_VM_WRITE else 0)
     cdef i64 grown = 0
     cdef i64 err
+    mmu_notifier_invalidate_range_start(c, job.mm, job.start, job.start + SHMM_HPAGE_SIZE)
     spin_lock(c, &job.mm.page_table_lock)
     if not still_a_table(job):
         spin_unlock(&job.mm.page_table_lock)
+        mmu_notifier_invalidate_range_end(c, job.mm)
         return -EAGAIN
     pmdp_collapse_flush(c, job)
     if not job.by_read:
@@ -215,6 +217,7 @@ cdef inline i64 collapse_huge_page(vcpu_t *c, collapse_t *job, u64 vm_flags) noe
         count_vm_event(c, SHMM_C_nr_anon_transparent_hugepages)
     set_entry(job.pmd, job.old if err else pmd)
     spin_unlock(&job.mm.page_table_lock)
+    mmu_notifier_invalidate_range_end(c, job.mm)
     return err
 
 

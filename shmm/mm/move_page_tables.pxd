@@ -39,6 +39,7 @@ from shmm.layout cimport (
     SHMM_SCHEME_MMAP_LOCK, mm_t, spinlock_t, vcpu_t,
 )
 from shmm.mm.huge_memory cimport split_huge_pmd
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.page_table cimport (
     PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_alloc, pmd_entry_alloc, pmd_trans_huge, pte_lockptr,
     pte_present, set_entry,
@@ -126,6 +127,7 @@ cdef inline u64 move_page_tables(vcpu_t *c, mm_t *mm, u64 old, u64 new, u64 leng
     cdef bint huge
     cdef a64 *pmd
     cdef a64 *to
+    mmu_notifier_invalidate_range_start(c, mm, old, old + length)
     while done < length:
         pmd = find_pmd(c, mm, old + done)
         if pmd == NULL:                         # nothing in the whole pud entry, if not more
@@ -140,7 +142,8 @@ cdef inline u64 move_page_tables(vcpu_t *c, mm_t *mm, u64 old, u64 new, u64 leng
                 split_huge_pmd(c, mm, pmd, old + done)
             to = pmd_alloc(c, mm, new + done)
             if to == NULL:
-                return done
+                break
             move_ptes(c, mm, get_entry(pmd), get_entry(to), old + done, new + done, step)
         done += step
-    return length
+    mmu_notifier_invalidate_range_end(c, mm)
+    return min(done, length)

@@ -25,6 +25,7 @@ from shmm.mm.find_vma cimport find_vma
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu, tlb_track
 from shmm.mm.munmap cimport page_align
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.page_table cimport (
     PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_pfn, pte_present,
     pte_protnone,
@@ -64,6 +65,7 @@ cdef inline void change_prot_numa(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 fl
     cdef mmu_gather_t tlb
     cdef a64 *pmd
     cdef u64 stop
+    mmu_notifier_invalidate_range_start(c, mm, addr, end)
     tlb_gather_mmu(&tlb, mm)
     while addr < end:
         stop = end_of_entry(addr, end, PMD)
@@ -74,6 +76,7 @@ cdef inline void change_prot_numa(vcpu_t *c, mm_t *mm, u64 addr, u64 end, u64 fl
             hint_pte_range(c, &tlb, get_entry(pmd), addr, stop, flags)
         addr = stop
     tlb_finish_mmu(c, &tlb)
+    mmu_notifier_invalidate_range_end(c, mm)
 
 
 cdef inline bint balances(vcpu_t *c, u32 vma) noexcept nogil:

@@ -27,6 +27,7 @@ from shmm.layout cimport (
 )
 from shmm.mm.frame cimport add_batched, frame_bytes
 from shmm.mm.lru cimport put_page
+from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.page_table cimport (
     PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_trans_huge, pte_lockptr, pte_pfn, pte_present,
     set_entry,
@@ -89,14 +90,16 @@ cdef inline bint pageout_pte(vcpu_t *c, mm_t *mm, u64 pmd, u64 addr) noexcept no
 cdef inline bint pageout_range(vcpu_t *c, mm_t *mm, u64 addr, u64 end) noexcept nogil:
     """False: the swap area is full."""
     cdef a64 *pmd
-    while addr < end:
+    cdef bint room = True
+    mmu_notifier_invalidate_range_start(c, mm, addr, end)
+    while addr < end and room:
         pmd = find_pmd(c, mm, addr)
         if pmd == NULL:
             addr = end_of_entry(addr, end, PMD + 1)
         elif get_entry(pmd) == 0 or pmd_trans_huge(get_entry(pmd)):     # huge pages stay
             addr = end_of_entry(addr, end, PMD)
         else:
-            if not pageout_pte(c, mm, get_entry(pmd), addr):
-                return False
+            room = pageout_pte(c, mm, get_entry(pmd), addr)
             addr += SHMM_PAGE_SIZE
-    return True
+    mmu_notifier_invalidate_range_end(c, mm)
+    return room
