@@ -20,7 +20,6 @@ POLICIES = {
     "spf, single": {"scheme": "spf"},
     "spf, locked": {"scheme": "spf", "fast_mremap": "locked"},
     "spf, locked, walk rcu, tables rcu": {"scheme": "spf", "fast_mremap": "locked", "walk": "rcu", "table_free": "rcu"},
-    "spf, signals": {"scheme": "spf", "ipi": "signal"},
 }
 
 
