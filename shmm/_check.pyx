@@ -8,7 +8,8 @@ from shmm.exec.interpreter cimport RUN_FAILED, run_t
 from shmm.layout cimport mm_t, node_t
 from shmm.mm.file cimport find_page
 from shmm.mm.frame cimport frame_bytes
-from shmm.mm.invariants cimport check_I3, sum_counter
+from shmm.mm.breach cimport sum_counter
+from shmm.mm.invariants cimport check_I3
 
 from shmm.mm.page_table cimport (
     PTE, entry_below, find_pmd, get_entry, huge_part, pmd_trans_huge, pte_pfn, pte_present,

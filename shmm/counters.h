@@ -57,6 +57,7 @@
 	X(rt_lock_sleep)                /* waits for a spinlock that sleep, with PREEMPT_RT */            \
 	X(rt_atomic_sleep)              /* spinlocks waited for with interrupts off, with PREEMPT_RT (I8) */ \
 	X(rcu_grace_periods) X(rcu_callbacks) X(rcu_backpressure)                                         \
+	X(reader_beside_writer)         /* readers of mmap_lock that found a writer inside (--paranoid) */ \
 	X(violations)                   /* invariants found broken while running (--paranoid) */          \
 	X(unexpected)                   /* operations whose result was not the expected one */
 

@@ -17,14 +17,15 @@ from shmm.exec.syscall cimport (
 from shmm.exec.user cimport user_copy, user_load, user_probe, user_store
 from shmm.layout cimport seg_t, vcpu_t, vcpu_bind
 from shmm.mm.boot cimport segment_format, segment_layout
+from shmm.mm.breach cimport breach_t
 from shmm.mm.call_rcu cimport rcu_barrier
+from shmm.mm.check_locks cimport check_I6
 from shmm.mm.check_rt cimport check_I8
 from shmm.mm.check_secondary cimport check_I7
 from shmm.mm.file cimport file_free_pages, file_new
 from shmm.mm.frame cimport drain_frames
 from shmm.mm.invariants cimport (
-    breach_t, check_I1, check_I2_I4, check_I3, check_I4_anon, check_I4_lists, check_I5, check_I6,
-    frames_in_use as count_frames,
+    check_I1, check_I2_I4, check_I3, check_I4_anon, check_I4_lists, check_I5, frames_in_use as count_frames,
 )
 from shmm.mm.irq cimport irq_handle_pending, kernel_enter, kernel_exit, sleep_begin, sleep_end
 from shmm.mm.lru cimport lru_add_drain

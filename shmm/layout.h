@@ -47,6 +47,7 @@
  *   I5  Counters add up: speculative attempts = successes + aborts, aborts = the sum of the named aborts (plus the
  *       failed mmu_notifier_trylocks, which have no name in the series), frames allocated - freed = frames in use.
  *   I6  mmap_seq is even, every lock is free and nobody in line for one when no operation runs; interrupts are on.
+ *       Nobody has mmap_lock for reading beside a writer (looked at under --paranoid, `reader_beside_writer`).
  *   I7  A translation that a secondary MMU uses maps the frame that the page table maps there, and allows no more
  *       (looked at when it is used, under --paranoid, too; counted in `secondary_stale`); no invalidation is under way.
  *   I8  With PREEMPT_RT no sleeping lock is waited for with interrupts off (counted in `rt_atomic_sleep`).

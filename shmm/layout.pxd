@@ -327,4 +327,4 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_C_rcu_backpressure, SHMM_C_violations, SHMM_C_unexpected
     const u32 SHMM_C_notifier_trylock_failed, SHMM_C_mmu_notifier_register, SHMM_C_mmu_notifier_invalidate
     const u32 SHMM_C_secondary_hit, SHMM_C_secondary_fill, SHMM_C_secondary_retry, SHMM_C_secondary_stale
-    const u32 SHMM_C_rt_lock_sleep, SHMM_C_rt_atomic_sleep
+    const u32 SHMM_C_reader_beside_writer, SHMM_C_rt_lock_sleep, SHMM_C_rt_atomic_sleep

@@ -100,6 +100,8 @@ PLANS: dict[str, Plan] = {
     "MREMAP_PMD_MOVE": Plan(("mremap_pmd_move",)),
     "FREE_BEFORE_FLUSH": Plan(("shootdown_late", "fault_dontneed")),
     "FLUSH_BEFORE_ZAP": Plan(("shootdown_late",)),
+    # CPU 0 has woken the first of two readers; that one is done before the second is told, and a writer slips in
+    "RWSEM_SHARES_LATE": Plan(("woken_readers",), scheme="mmap_lock", bound=1, schedule="0.45s1,2.49S0,0.223s1,3.18s0"),
     "RCU_READER_IGNORED": Plan(("reader_across_grace",)),
     "MCS_NODE_LATE": Plan(("three_faults",), scheme="mmap_lock"),
     "MCS_HANDOFF": Plan(("three_faults",), scheme="mmap_lock"),

@@ -79,6 +79,7 @@
 	X(RCU_READER_IGNORED, "lock", "a grace period does not wait for readers") \
 	X(RWSEM_NO_WAKE, "lock", "whoever releases a rwsem wakes nobody") \
 	X(RWSEM_READERS_IGNORED, "lock", "a writer takes a rwsem that readers hold") \
+	X(RWSEM_SHARES_LATE, "lock", "readers that are woken together get their shares of the lock one after the other") \
 	X(RWSEM_DOWNGRADE_GAP, "lock", "downgrade_write releases and then reads anew") \
 	X(MCS_NODE_LATE, "lock", "a CPU clears its place in line for a spinlock when it can be found already") \
 	X(MCS_HANDOFF, "lock", "the head of the line for a spinlock does not tell the next one that it is its turn") \

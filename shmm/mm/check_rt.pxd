@@ -2,7 +2,7 @@
 
 from shmm.arch.arch cimport ld64_relaxed, u32, u64
 from shmm.layout cimport SHMM_C_rt_atomic_sleep, mm_t, vcpu_t
-from shmm.mm.invariants cimport breach, breach_t, sum_counter
+from shmm.mm.breach cimport breach, breach_t, sum_counter
 
 
 cdef inline const char *lock_name(vcpu_t *c, u64 offset) noexcept nogil:

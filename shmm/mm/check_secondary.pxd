@@ -8,7 +8,7 @@ from shmm.layout cimport (
     SHMM_C_secondary_stale, SHMM_PAGE_SHIFT, SHMM_PTE_PFN, SHMM_PTE_PRESENT, SHMM_PTE_WRITE, SHMM_SECONDARY_ENTRIES,
     notifier_t, vcpu_t,
 )
-from shmm.mm.invariants cimport breach, breach_t, check_free, sum_counter
+from shmm.mm.breach cimport breach, breach_t, check_free, sum_counter
 from shmm.mm.notifier cimport has_client
 from shmm.mm.page_table cimport pte_at
 

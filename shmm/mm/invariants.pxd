@@ -8,11 +8,12 @@ I7 and I8 have rooms of their own (check_secondary.pxd, check_rt.pxd)."""
 from shmm.arch.arch cimport a32, get32, get64, ld32_relaxed, ld64_relaxed, u32, u64
 from shmm.layout cimport (
     SHMM_C_SPF_ABORT_ODD, SHMM_C_SPF_ABORT_SWAP, SHMM_C_notifier_trylock_failed, SHMM_C_pgalloc, SHMM_C_pgfree,
-    SHMM_C_secondary_stale, SHMM_C_spf_abort, SHMM_C_spf_attempt, SHMM_C_spf_success, SHMM_C_violations,
-    SHMM_FRAME_FREE, SHMM_FRAME_TABLE, SHMM_HPAGE_SIZE, SHMM_IRQ_OFF, SHMM_PAGE_SHIFT, SHMM_PTE_PRESENT,
-    SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER, SHMM_VM_EXEC, SHMM_VM_READ, SHMM_VM_SHARED,
-    SHMM_VM_WRITE, mm_t, node_t, spinlock_t, vcpu_t,
+    SHMM_C_reader_beside_writer, SHMM_C_rt_atomic_sleep, SHMM_C_secondary_stale, SHMM_C_spf_abort, SHMM_C_spf_attempt,
+    SHMM_C_spf_success, SHMM_C_violations, SHMM_FRAME_FREE, SHMM_FRAME_TABLE, SHMM_HPAGE_SIZE, SHMM_PAGE_SHIFT,
+    SHMM_PTE_PRESENT, SHMM_PTE_PROTNONE, SHMM_PTE_SPECIAL, SHMM_PTE_WRITE, SHMM_PTRS_PER, SHMM_VM_EXEC, SHMM_VM_READ,
+    SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, node_t, vcpu_t,
 )
+from shmm.mm.breach cimport breach, breach_t, lock_words, sum_counter
 from shmm.mm.find_vma cimport find_vma
 from shmm.mm.frame cimport frame_node
 from shmm.mm.huge_frame cimport compound_head, first_huge_frame
@@ -21,35 +22,6 @@ from shmm.mm.page_table cimport PGD, PMD, PTE, entry_shift, pmd_trans_huge, pte_
 from shmm.mm.swap_entry cimport swp_offset
 from shmm.mm.vma cimport vma_end, vma_start
 from shmm.mm.vma_tree cimport gap_before, is_red, left_of, next_vma, parent_of, right_of
-
-cdef struct breach_t:
-    u32 invariant               # 1 for I1 ...
-    u32 mm
-    const char *what
-    u64 where, got, want
-
-
-cdef inline u64 breach(breach_t *found, u32 invariant, u32 mm, const char *what, u64 where, u64 got,
-                       u64 want) noexcept nogil:
-    if found.invariant == 0:
-        found.invariant = invariant
-        found.mm = mm
-        found.what = what
-        found.where = where
-        found.got = got
-        found.want = want
-    return 1
-
-
-cdef inline u64 lock_words(spinlock_t *lock) noexcept nogil:
-    """A spinlock's owner, and its tail above: 0 if nobody holds it and nobody stands in line."""
-    return <u64> ld32_relaxed(&lock.tail) << 32 | ld32_relaxed(&lock.owner)
-
-
-cdef inline u64 check_free(spinlock_t *lock, u32 mm, const char *name, breach_t *found) noexcept nogil:
-    """A spinlock that nobody should hold: where is the cpu that does, or else the last in line."""
-    cdef u32 cpu = ld32_relaxed(&lock.owner) or ld32_relaxed(&lock.tail)
-    return breach(found, 6, mm, name, cpu - 1, lock_words(lock), 0) if cpu else 0
 
 
 cdef inline u64 check_child(vcpu_t *c, u32 mm, u32 v, u32 child, u64 *bad, breach_t *found) noexcept nogil:
@@ -268,16 +240,9 @@ cdef inline u64 check_I4_anon(vcpu_t *c, u32 *refs, breach_t *found) noexcept no
     return bad
 
 
-cdef inline u64 sum_counter(vcpu_t *c, u32 which) noexcept nogil:
-    cdef u64 sum = 0
-    cdef u32 cpu
-    for cpu in range(c.g.ncpu):
-        sum += ld64_relaxed(&c.cpus[cpu].counter[which])
-    return sum
-
-
 cdef inline u64 check_I3(vcpu_t *c, breach_t *found) noexcept nogil:
-    cdef u64 uses = sum_counter(c, SHMM_C_violations) - sum_counter(c, SHMM_C_secondary_stale)
+    cdef u64 uses = (sum_counter(c, SHMM_C_violations) - sum_counter(c, SHMM_C_secondary_stale)
+                     - sum_counter(c, SHMM_C_rt_atomic_sleep) - sum_counter(c, SHMM_C_reader_beside_writer))
     if uses:
         breach(found, 3, 0, b"use of a translation whose frame was freed", 0, uses, 0)
     return uses
@@ -379,30 +344,3 @@ cdef inline u64 check_I5(vcpu_t *c, breach_t *found) noexcept nogil:
         bad += breach(found, 5, 0, b"allocated - freed = in use", 0,
                       sum_counter(c, SHMM_C_pgalloc) - sum_counter(c, SHMM_C_pgfree), frames_in_use(c))
     return bad
-
-
-cdef inline u64 check_I6(vcpu_t *c, breach_t *found) noexcept nogil:
-    cdef u64 bad = 0
-    cdef u32 i
-    for i in range(1, c.g.nmm):
-        if ld64_relaxed(&c.mms[i].mmap_seq) & 1:
-            bad += breach(found, 6, i, b"mmap_seq is odd", 0, ld64_relaxed(&c.mms[i].mmap_seq), 0)
-        if ld64_relaxed(&c.mms[i].mmap_lock.count):
-            bad += breach(found, 6, i, b"mmap_lock held", 0, ld64_relaxed(&c.mms[i].mmap_lock.count), 0)
-        bad += check_free(&c.mms[i].mmap_lock.wait_lock, i, b"wait_lock held", found)
-        bad += check_free(&c.mms[i].page_table_lock, i, b"page_table_lock held", found)
-        bad += check_free(&c.mms[i].uffd_lock, i, b"uffd_lock held", found)
-    for i in range(c.g.ncpu):
-        if ld64_relaxed(&c.cpus[i].state) & SHMM_IRQ_OFF or get32(&c.cpus[i].irq_depth):
-            bad += breach(found, 6, 0, b"interrupts off on cpu", i, ld64_relaxed(&c.cpus[i].state), 0)
-        if get32(&c.cpus[i].rcu_depth):
-            bad += breach(found, 6, 0, b"RCU section left open on cpu", i, get32(&c.cpus[i].rcu_depth), 0)
-    for i in range(c.g.nnode):
-        bad += check_free(&c.g.node[i].zone.lock, 0, b"zone.lock", found)
-        bad += check_free(&c.g.node[i].lru_lock, 0, b"lru_lock", found)
-    return (bad + check_free(&c.g.vma_pool.lock, 0, b"vma_pool.lock", found)
-            + check_free(&c.g.huge_pool.lock, 0, b"huge_pool.lock", found)
-            + check_free(&c.g.anon_pool.lock, 0, b"anon_pool.lock", found)
-            + check_free(&c.g.swap_pool.lock, 0, b"swap_pool.lock", found)
-            + check_free(&c.g.cache_lock, 0, b"cache_lock", found)
-            + check_free(&c.g.rcu_lock, 0, b"rcu_lock", found))

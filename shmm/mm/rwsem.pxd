@@ -22,12 +22,13 @@ from shmm.arch.arch cimport (
     ld64_relaxed, lockdep_event, mutant, now_ns, put32, spin_turns, st32_relaxed, st32_release, u32, u64,
 )
 from shmm.arch.mutants cimport (
-    SHMM_M_RWSEM_DOWNGRADE_GAP, SHMM_M_RWSEM_NO_WAKE, SHMM_M_RWSEM_READERS_IGNORED, SHMM_M_UP_READ_RELAXED,
+    SHMM_M_RWSEM_DOWNGRADE_GAP, SHMM_M_RWSEM_NO_WAKE, SHMM_M_RWSEM_READERS_IGNORED, SHMM_M_RWSEM_SHARES_LATE,
+    SHMM_M_UP_READ_RELAXED,
 )
 from shmm.layout cimport (
     SHMM_ASLEEP, SHMM_C_rwsem_handoff, SHMM_C_rwsem_read_fast, SHMM_C_rwsem_read_sleep, SHMM_C_rwsem_read_slow,
-    SHMM_C_rwsem_write_fast, SHMM_C_rwsem_write_sleep, SHMM_C_rwsem_write_slow, SHMM_C_rwsem_write_spin, cpu_t,
-    rwsem_t, vcpu_t,
+    SHMM_C_rwsem_write_fast, SHMM_C_rwsem_write_sleep, SHMM_C_rwsem_write_slow, SHMM_C_rwsem_write_spin, cpu_t, rwsem_t,
+    vcpu_t,
 )
 from shmm.mm.irq cimport sleep_begin, sleep_end
 from shmm.mm.spinlock cimport raw_spin_lock, spin_unlock
@@ -88,28 +89,40 @@ cdef inline void wait_for_wake(vcpu_t *c, u64 timeout_ns) noexcept nogil:
     sleep_end(c, mode)
 
 
+cdef inline u64 queued_readers(vcpu_t *c, rwsem_t *sem) noexcept nogil:
+    cdef u32 who = get32(&sem.wait_head)
+    cdef u64 n = 0
+    while who:
+        n += get32(&c.cpus[who - 1].waiter_type) == WAIT_READ
+        who = get32(&c.cpus[who - 1].waiter_next)
+    return n
+
+
 cdef inline void rwsem_wake_readers(vcpu_t *c, rwsem_t *sem) noexcept nogil:
-    """Gives the lock to every queued reader.  wait_lock held; the first waiter is a reader."""
+    """Gives the lock to every queued reader.  wait_lock held; the first waiter is a reader.
+
+    All shares are in the count before anybody is woken: the first reader may have come and gone before the last is told,
+    and a writer would find the lock free in between."""
     cdef u64 old = fetch_add64(&sem.count, READER)      # the first one's share, so that no writer slips in
-    cdef u64 add = 0
+    cdef bint late = mutant(SHMM_M_RWSEM_SHARES_LATE)
     cdef u32 prev = 0
-    cdef u32 woken = 0
     cdef u32 who, next
+    cdef u64 n
     if old & WRITER:
         fetch_add64(&sem.count, <u64> -READER)
         return
+    n = queued_readers(c, sem) - 1
+    if n and not late:
+        fetch_add64(&sem.count, n * READER)
+    late = False
     who = get32(&sem.wait_head)
     while who:
         next = get32(&c.cpus[who - 1].waiter_next)
         if get32(&c.cpus[who - 1].waiter_type) == WAIT_READ:
             wait_dequeue(c, sem, prev, who)
-            woken += 1
-            if woken > 1:
-                add += READER
-            # put the sleeper's share in before it may run and drop it
-            if add:
-                fetch_add64(&sem.count, add)
-                add = 0
+            if late:
+                fetch_add64(&sem.count, READER)
+            late = mutant(SHMM_M_RWSEM_SHARES_LATE)
             wake_cpu(&c.cpus[who - 1])
         else:
             prev = who
