@@ -88,10 +88,10 @@ def work(segment, number: int, cpus: int) -> int:
     cpu.online(os.getpid())
     if number:
         cpu.attach(1)
-    seg = segment.view("seg")
-    seg["ready"] |= 1 << number
-    while seg["ready"] != (1 << cpus) - 1:
+    mms = segment.view("cpu")["mm"][:cpus]
+    while not mms.all():                # all of them run it
         time.sleep(0.001)
+    del mms
     return cpu.run()
 
 
