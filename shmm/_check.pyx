@@ -162,10 +162,12 @@ cdef u32 place_in_lock_order(u32 offset) noexcept nogil:
         if at == <const char *> &mm.mmap_lock.wait_lock:
             return WAIT_LOCK | SPINS | ALONE
         if at == <const char *> &mm.notifier.lock:
-            return 3 | SPINS | ALONE
+            return 3 | SPINS
         if at == <const char *> &mm.uffd_lock:
             return 6 | SPINS
         return 3 | SPINS if at == <const char *> &mm.page_table_lock else 2     # else notifier_lock
+    if <const char *> c.files <= at < <const char *> &c.files[c.g.nfile]:
+        return 2 | SPINS                                    # i_mmap_lock, beside notifier_lock
     if <const char *> c.g.node <= at < <const char *> &c.g.node[c.g.nnode]:
         node = &c.g.node[(at - <const char *> c.g.node) // <i64> sizeof(node_t)]
         return 5 | SPINS if at == <const char *> &node.lru_lock else 6 | SPINS      # else its zone's

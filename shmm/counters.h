@@ -19,6 +19,7 @@
 	X(SPF_ATTEMPT_ANON) X(SPF_ATTEMPT_NUMA) X(SPF_ATTEMPT_PTE) X(SPF_ATTEMPT_WP)                      \
 	X(syscalls) X(mmap) X(munmap) X(mprotect) X(brk) X(madvise) X(fork)                               \
 	X(mremap)                                                                                         \
+	X(truncate) X(truncate_raced)   /* calls; faults whose page was truncated before they could map it */ \
 	X(ptes_moved) X(pmds_moved)     /* by mremap: one at a time, and tables whole */                  \
 	X(probe_speculated)             /* look-ups of a VMA that took no lock */                         \
 	X(probe_locked)                 /* and those that took the mmap lock */                           \

@@ -12,7 +12,8 @@ from shmm.exec.interpreter cimport run_program, run_t
 from shmm.exec.secondary cimport secondary_access
 from shmm.exec.syscall cimport (
     sys_brk, sys_exec, sys_exit, sys_fork, sys_gup, sys_join, sys_madvise, sys_map_special, sys_mmap, sys_mprotect,
-    sys_mremap, sys_munmap, sys_notifier, sys_switch, sys_uffd_read, sys_uffdio, sys_userfault, user_numa_work,
+    sys_mremap, sys_munmap, sys_notifier, sys_switch, sys_truncate, sys_uffd_read, sys_uffdio, sys_userfault,
+    user_numa_work,
 )
 from shmm.exec.user cimport user_copy, user_load, user_probe, user_store
 from shmm.layout cimport seg_t, vcpu_t, vcpu_bind
@@ -288,9 +289,14 @@ cdef class Cpu:
         self.wake()
         return self.rest(sys_exit(&self.c))
 
-    def file_new(self, u64 npages, bint shmem=False):
-        """A file of npages zero pages for mmap: its number, or 0 when no slots are left."""
-        return file_new(&self.c, npages, shmem)
+    def file_new(self, u64 npages, bint shmem=False, slots=None):
+        """A file of npages zero pages for mmap, which can grow to `slots`: its number, or 0 when no slots are left."""
+        return file_new(&self.c, npages, npages if slots is None else max(npages, slots), shmem)
+
+    def truncate(self, u32 file, u64 size):
+        """ftruncate to so many bytes.  0 or a negative errno."""
+        self.wake()
+        return self.rest(sys_truncate(&self.c, file, size))
 
     def rcu_drain(self):
         """Finishes what this CPU has deferred."""

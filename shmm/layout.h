@@ -246,6 +246,9 @@ typedef struct {
 	p32 mm;
 	p32 rcu_next;                              /* never overlaid on left and right */
 	p32 freed;
+
+	/* under the file's i_mmap_lock: its place in the list of those that map the file (mm/i_mmap.pxd) */
+	p32 i_mmap_prev, i_mmap_next, in_i_mmap;
 } vma_t;
 
 typedef struct {
@@ -260,10 +263,14 @@ typedef struct {
 
 /* ---- the page-cache stand-in -----------------------------------------------------------------------------*/
 typedef struct {
-	a64 npages;                                /* set when the file is made */
-	p64 first;                                 /* its slots: cache[first .. first + npages) */
+	a64 npages;                                /* written under i_mmap_lock, read locklessly by faults */
+	p64 first;                                 /* its slots: cache[first .. first + slots) */
 	a32 refs;
 	p32 shmem;                                 /* anonymous shared memory, not a file */
+	a64 slots;                                 /* set when the file is made: the most pages it can ever have */
+	p64 size;                                  /* in bytes, under i_mmap_lock */
+	spinlock_t i_mmap_lock;                    /* mm/i_mmap.pxd; also one truncation at a time */
+	p32 i_mmap;                                /* under i_mmap_lock: the first VMA that maps the file */
 } file_t;
 
 /* ---- one frame: what struct page holds -------------------------------------------------------------------*/

@@ -181,6 +181,7 @@ cdef extern from "layout.h" nogil:
         p32 mm
         p32 rcu_next
         p32 freed
+        p32 i_mmap_prev, i_mmap_next, in_i_mmap
     ctypedef struct anon_vma_t:
         a32 refs
         p32 next
@@ -191,6 +192,10 @@ cdef extern from "layout.h" nogil:
         p64 first
         a32 refs
         p32 shmem
+        a64 slots
+        p64 size
+        spinlock_t i_mmap_lock
+        p32 i_mmap
     ctypedef struct frame_t:
         a32 refs
         a32 kind
@@ -310,6 +315,7 @@ cdef extern from "layout.h" nogil:
     const u32 SHMM_C_SPF_ABORT_FAULT, SHMM_C_SPF_ABORT_SWAP, SHMM_C_SPF_ATTEMPT_ANON, SHMM_C_SPF_ATTEMPT_NUMA
     const u32 SHMM_C_SPF_ATTEMPT_PTE, SHMM_C_SPF_ATTEMPT_WP, SHMM_C_syscalls, SHMM_C_mmap, SHMM_C_munmap
     const u32 SHMM_C_mprotect, SHMM_C_brk, SHMM_C_madvise, SHMM_C_fork, SHMM_C_mremap
+    const u32 SHMM_C_truncate, SHMM_C_truncate_raced
     const u32 SHMM_C_ptes_moved, SHMM_C_pmds_moved, SHMM_C_probe_speculated, SHMM_C_probe_locked
     const u32 SHMM_C_pgalloc, SHMM_C_pgfree, SHMM_C_nr_page_table_pages, SHMM_C_pgreuse, SHMM_C_pgcopy
     const u32 SHMM_C_thp_fault_alloc, SHMM_C_thp_fault_fallback, SHMM_C_thp_collapse_alloc

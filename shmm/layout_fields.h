@@ -90,12 +90,14 @@ static const shmm_field_t shmm_fields[] = {
 	FIELD(vma_t, pgoff) FIELD(vma_t, file) FIELD(vma_t, anon_vma) FIELD(vma_t, latch_left)
 	FIELD(vma_t, latch_right) FIELD(vma_t, parent) FIELD(vma_t, red) FIELD(vma_t, prev) FIELD(vma_t, next)
 	FIELD(vma_t, subtree_gap) FIELD(vma_t, mm) FIELD(vma_t, rcu_next) FIELD(vma_t, freed)
+	FIELD(vma_t, i_mmap_prev) FIELD(vma_t, i_mmap_next) FIELD(vma_t, in_i_mmap)
 
 	FIELD(anon_vma_t, refs) FIELD(anon_vma_t, next)
 
 	FIELD(swap_slot_t, count) FIELD(swap_slot_t, next)
 
-	FIELD(file_t, npages) FIELD(file_t, first) FIELD(file_t, refs) FIELD(file_t, shmem)
+	FIELD(file_t, npages) FIELD(file_t, first) FIELD(file_t, refs) FIELD(file_t, shmem) FIELD(file_t, slots) FIELD(file_t, size) \
+	FIELD(file_t, i_mmap_lock) FIELD(file_t, i_mmap)
 
 	FIELD(frame_t, refs) FIELD(frame_t, kind) FIELD(frame_t, gen) FIELD(frame_t, exclusive) FIELD(frame_t, ptl)
 	FIELD(frame_t, next) FIELD(frame_t, lru_prev) FIELD(frame_t, lru_next) FIELD(frame_t, on_lru)

@@ -174,12 +174,18 @@ class Machine:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         return end
 
-    def file(self, npages: int, *, shmem: bool = False, cpu: int = 0) -> int:
-        """A new file of zeroes, `npages` pages long, to map; shmem: as memory rather than as a file."""
-        number = self._cpu(cpu).file_new(npages, shmem)
+    def file(self, npages: int, *, shmem: bool = False, capacity: int | None = None, cpu: int = 0) -> int:
+        """A new file of zeroes, `npages` pages long, to map; shmem: as memory rather than as a file; capacity: the most
+        pages that truncate() may let it have, if that is more."""
+        number = self._cpu(cpu).file_new(npages, shmem, capacity)
         if number == 0:
             raise OSError(errno.ENFILE, "no room for another file: make the machine with more memory")
         return number
+
+    def truncate(self, file: int, nbytes: int, *, cpu: int = 0) -> None:
+        """ftruncate(2): what lies beyond is unmapped everywhere and lost, private copies included.  EFBIG beyond the
+        file's capacity."""
+        _checked(self._cpu(cpu).truncate(file, nbytes & (2**64 - 1)))
 
     # ---- accesses ------------------------------------------------------------------------------------------
 

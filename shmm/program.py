@@ -143,6 +143,12 @@ class Program(PagingRecords):
         return self.add("MADVISE", addr=addr, len=length, value=advice, base=base, len_reg=len_reg,
                         **_outcome(expect, may_fail, count))
 
+    def truncate(
+        self, file: int, nbytes: int, *, expect: int | None = None, may_fail: bool = False, count: bool = False,
+    ) -> int:
+        """ftruncate(file, nbytes); file: index of a file of the segment."""
+        return self.add("TRUNCATE", value=file, aux=nbytes, **_outcome(expect, may_fail, count))
+
     def mremap(
         self, addr: int, old: int, new: int, flags: int, new_addr: int = 0, *, dst: int = 0, base: int = 0,
         len_reg: int = 0, expect: int | None = None, may_fail: bool = False, count: bool = False,

@@ -76,6 +76,9 @@
 	X(MREMAP_NO_FLUSH, "flush", "mremap does not flush the old addresses") \
 	X(MREMAP_NO_PTL, "spf", "mremap moves ptes without their locks") \
 	X(MREMAP_PMD_MOVE, "spf", "mremap moves a whole page table without its lock although others may speculate") \
+	X(TRUNCATE_NO_RECHECK, "flush", "a fault maps a file's page without looking whether it was truncated meanwhile") \
+	X(TRUNCATE_NO_FLUSH, "flush", "a truncation does not flush") \
+	X(UNLINK_FILE_LATE, "flush", "munmap frees page tables while a truncation can still find the VMA") \
 	X(RCU_READER_IGNORED, "lock", "a grace period does not wait for readers") \
 	X(RWSEM_NO_WAKE, "lock", "whoever releases a rwsem wakes nobody") \
 	X(RWSEM_READERS_IGNORED, "lock", "a writer takes a rwsem that readers hold") \

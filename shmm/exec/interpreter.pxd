@@ -16,13 +16,13 @@ from shmm.layout cimport (
     SHMM_OP_BRK, SHMM_OP_CLOCK, SHMM_OP_DJNZ, SHMM_OP_END, SHMM_OP_EXEC, SHMM_OP_EXIT, SHMM_OP_FETCH, SHMM_OP_FORK,
     SHMM_OP_GUP, SHMM_OP_JMP, SHMM_OP_LEA, SHMM_OP_LOAD, SHMM_OP_MADVISE, SHMM_OP_MM, SHMM_OP_MMAP, SHMM_OP_MPROTECT,
     SHMM_OP_MREMAP, SHMM_OP_MUNMAP, SHMM_OP_NEXT, SHMM_OP_NOP, SHMM_OP_NOTIFIER, SHMM_OP_NUMA, SHMM_OP_OPS,
-    SHMM_OP_PROBE, SHMM_OP_RAND, SHMM_OP_SECONDARY, SHMM_OP_STORE, SHMM_OP_TOUCH, SHMM_OP_TURN, SHMM_OP_UFFDIO,
+    SHMM_OP_PROBE, SHMM_OP_RAND, SHMM_OP_SECONDARY, SHMM_OP_STORE, SHMM_OP_TOUCH, SHMM_OP_TRUNCATE, SHMM_OP_TURN, SHMM_OP_UFFDIO,
     SHMM_OP_USERFAULT, SHMM_REGS, SHMM_STOPPED, SHMM_UFFDIO_POLL, SHMM_UFFDIO_READ, shmm_insn_t, vcpu_t,
 )
 from shmm.exec.secondary cimport secondary_access
 from shmm.exec.syscall cimport (
     has_mm, sys_brk, sys_exec, sys_exit, sys_fork, sys_gup, sys_join, sys_madvise, sys_mmap, sys_mprotect, sys_mremap,
-    sys_munmap, sys_notifier, sys_uffd_read, sys_uffdio, sys_userfault, user_numa_work,
+    sys_munmap, sys_notifier, sys_truncate, sys_uffd_read, sys_uffdio, sys_userfault, user_numa_work,
 )
 from shmm.exec.user cimport user_load, user_probe, user_store
 from shmm.mm.call_rcu cimport rcu_poll
@@ -224,6 +224,8 @@ cdef inline i64 execute_syscall(vcpu_t *c, run_t *r, const shmm_insn_t *i, u64 a
         return sys_madvise(c, addr, length, <u32> i.value)
     if i.op == SHMM_OP_USERFAULT or i.op == SHMM_OP_UFFDIO:
         return execute_userfault(c, r, i, addr, length)
+    if i.op == SHMM_OP_TRUNCATE:
+        return sys_truncate(c, <u32> i.value, i.aux)
     if i.op == SHMM_OP_NUMA:
         return user_numa_work(c, addr, length)
     if i.op == SHMM_OP_PROBE:

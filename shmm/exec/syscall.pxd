@@ -7,7 +7,7 @@ from libc.errno cimport EAGAIN
 from shmm.arch.arch cimport SHMM_EXC_SYSCALL, exception_entry, i64, ld32_relaxed, u32, u64
 from shmm.layout cimport (
     SHMM_C_brk, SHMM_C_fork, SHMM_C_madvise, SHMM_C_mmap, SHMM_C_mprotect, SHMM_C_mremap, SHMM_C_munmap,
-    SHMM_C_syscalls, SHMM_C_userfaultfd, SHMM_STOPPED, vcpu_t,
+    SHMM_C_syscalls, SHMM_C_truncate, SHMM_C_userfaultfd, SHMM_STOPPED, vcpu_t,
 )
 from shmm.mm.brk cimport vm_brk
 from shmm.mm.call_rcu cimport rcu_poll
@@ -23,6 +23,7 @@ from shmm.mm.munmap cimport page_align, vm_munmap
 from shmm.mm.notifier cimport mmu_notifier_register, mmu_notifier_unregister
 from shmm.mm.numa_scan cimport task_numa_work
 from shmm.mm.populate cimport mm_populate
+from shmm.mm.truncate cimport vmtruncate
 from shmm.mm.userfaultfd cimport uffd_msg_t, uffd_read
 from shmm.mm.userfaultfd_fill cimport vm_uffdio
 from shmm.mm.userfaultfd_register cimport vm_userfault
@@ -98,6 +99,11 @@ cdef inline i64 sys_mremap(vcpu_t *c, u64 addr, u64 old_len, u64 new_len, u32 fl
     if ret >= 0 and r.populate:
         mm_populate(c, r.mm, <u64> ret + r.new_len - r.populate, <u64> ret + r.new_len)
     return ret
+
+
+cdef inline i64 sys_truncate(vcpu_t *c, u32 file, u64 size) noexcept nogil:
+    syscall_enter(c, SHMM_C_truncate)
+    return syscall_exit(c, vmtruncate(c, current_mm(c), file, size))
 
 
 cdef inline i64 sys_userfault(vcpu_t *c, u64 addr, u64 length, u64 modes) noexcept nogil:

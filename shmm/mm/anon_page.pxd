@@ -8,12 +8,13 @@ from shmm.arch.mutants cimport SHMM_M_PTE_NONE
 from shmm.layout cimport (
     SHMM_PAGE_SHIFT, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_WRITE, SHMM_VM_UFFD_MISSING, vcpu_t,
 )
+from shmm.mm.file cimport page_still_cached
 from shmm.mm.frame cimport add_batched, free_frame, uncharge_one
 from shmm.mm.lru cimport lru_add
 from shmm.mm.page_table cimport set_entry
 from shmm.mm.userfaultfd cimport handle_userfault, userfaultfd_missing
-from shmm.mm.vma cimport vm_get_page_prot
-from shmm.mm.walk cimport VM_FAULT_RETRY, pte_map_lock, pte_unmap_unlock, vm_fault_t
+from shmm.mm.vma cimport linear_page_index, vm_get_page_prot
+from shmm.mm.walk cimport VM_FAULT_RETRY, VM_FAULT_SIGBUS, pte_map_lock, pte_unmap_unlock, vm_fault_t
 
 
 cdef inline u64 anon_pte(vm_fault_t *vmf, u32 pfn) noexcept nogil:
@@ -30,7 +31,8 @@ cdef inline void drop_anon_page(vcpu_t *c, u32 pfn) noexcept nogil:
 
 cdef inline u32 install_anon_page(vcpu_t *c, vm_fault_t *vmf, u32 pfn) noexcept nogil:
     """Fills the empty pte of the fault; consumes the frame.  0, also when somebody else was first; VM_FAULT_RETRY when
-    speculation gave up, or when the program has to answer (userfaultfd.pxd)."""
+    speculation gave up, or when the program has to answer (userfaultfd.pxd); VM_FAULT_SIGBUS when the file's page that was
+    copied is none any more."""
     if not pte_map_lock(c, vmf):
         drop_anon_page(c, pfn)
         return VM_FAULT_RETRY
@@ -38,6 +40,10 @@ cdef inline u32 install_anon_page(vcpu_t *c, vm_fault_t *vmf, u32 pfn) noexcept 
         pte_unmap_unlock(vmf)
         drop_anon_page(c, pfn)
         return 0
+    if vmf.vma.file and not page_still_cached(c, vmf.vma.file, linear_page_index(&vmf.vma, vmf.address), vmf.page):
+        pte_unmap_unlock(vmf)
+        drop_anon_page(c, pfn)
+        return VM_FAULT_SIGBUS
     if userfaultfd_missing(vmf):
         pte_unmap_unlock(vmf)
         drop_anon_page(c, pfn)

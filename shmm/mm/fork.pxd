@@ -27,10 +27,10 @@ from shmm.layout cimport (
     SHMM_VM_WIPEONFORK, mm_t, vcpu_t,
 )
 from shmm.mm.anon cimport anon_vma_alloc
-from shmm.mm.file cimport get_file
 from shmm.mm.frame cimport get_frame, sync_rss
 from shmm.mm.huge_frame cimport compound_head
 from shmm.mm.huge_memory cimport copy_huge_pmd
+from shmm.mm.i_mmap cimport vma_link_file
 from shmm.mm.mm cimport current_mm, exit_mmap, mm_init
 from shmm.mm.mmap_lock cimport mmap_read_lock, mmap_read_unlock, mmap_write_lock, mmap_write_unlock
 from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
@@ -47,7 +47,7 @@ from shmm.mm.vma_tree cimport next_vma, vma_link
 
 
 cdef inline void copy_present_pte(vcpu_t *c, mm_t *new, a64 *src, a64 *dst, bint shared) noexcept nogil:
-    """Under the parent's ptl; the child's table is not visible to anyone yet."""
+    """Under the parent's ptl; the child's table is not visible to anyone yet, truncations excepted (i_mmap.pxd)."""
     cdef u64 pte = ld64_relaxed(src)
     cdef u32 pfn
     if pte == 0:
@@ -129,7 +129,7 @@ cdef inline i64 dup_vma(vcpu_t *c, mm_t *old, mm_t *new, u32 vma) noexcept nogil
                                   ld64_relaxed(&c.vmas[vma].pgoff), file)
     if copy == 0:
         return -ENOMEM
-    get_file(c, file)
+    vma_link_file(c, copy, file, vma)           # behind the parent's, and before ptes are copied
     vma_link(c, new, copy)
     put64(&new.total_vm, get64(&new.total_vm) + ((vma_end(c, vma) - vma_start(c, vma)) >> SHMM_PAGE_SHIFT))
     if not has_pages:

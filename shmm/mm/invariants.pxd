@@ -111,6 +111,19 @@ cdef inline u64 check_pte(vcpu_t *c, u32 slot, u64 addr, u64 pte, u32 *refs, bre
     return 0
 
 
+cdef inline u64 check_file_pte(vcpu_t *c, u32 slot, u64 addr, u64 pte, breach_t *found) noexcept nogil:
+    """What a file's VMA maps lies within the file."""
+    cdef u32 v = find_vma(c, &c.mms[slot], addr)
+    cdef u64 pgoff
+    if v == 0 or vma_start(c, v) > addr or pte & SHMM_PTE_SPECIAL or not ld32_relaxed(&c.vmas[v].file):
+        return 0
+    pgoff = ld64_relaxed(&c.vmas[v].pgoff) + ((addr - vma_start(c, v)) >> SHMM_PAGE_SHIFT)
+    if pgoff < ld64_relaxed(&c.files[ld32_relaxed(&c.vmas[v].file)].npages):
+        return 0
+    return breach(found, 2, slot, b"page mapped beyond the end of its file", addr, pgoff,
+                  ld64_relaxed(&c.files[ld32_relaxed(&c.vmas[v].file)].npages))
+
+
 cdef inline u64 check_swap_pte(vcpu_t *c, u32 slot, u64 addr, u64 pte, u32 *refs, breach_t *found) noexcept nogil:
     """Slots are counted behind the frames."""
     cdef u32 v = find_vma(c, &c.mms[slot], addr)
@@ -175,6 +188,7 @@ cdef inline u64 check_table(vcpu_t *c, u32 slot, u32 table, u32 level, u64 base,
             bad += check_swap_pte(c, slot, base + (<u64> i << SHMM_PAGE_SHIFT), entry, refs, found)
         else:
             bad += check_pte(c, slot, base + (<u64> i << SHMM_PAGE_SHIFT), entry, refs, found)
+            bad += check_file_pte(c, slot, base + (<u64> i << SHMM_PAGE_SHIFT), entry, found)
     return bad
 
 

@@ -24,10 +24,11 @@ from shmm.layout cimport (
     SHMM_VM_MAYWRITE, SHMM_VM_NOHUGEPAGE, SHMM_VM_NORESERVE, SHMM_VM_SHARED, SHMM_VM_WRITE, mm_t, vcpu_t,
 )
 from shmm.mm.call_rcu cimport rcu_relieve
-from shmm.mm.file cimport file_new, get_file, put_file
+from shmm.mm.file cimport file_new, put_file
 from shmm.mm.find_vma cimport (
     find_hole, find_hole_aligned, find_vma, find_vma_intersection, unmapped_area, vm_start_gap,
 )
+from shmm.mm.i_mmap cimport vma_link_file
 from shmm.mm.mmap_lock cimport mmap_write_lock, mmap_write_unlock
 from shmm.mm.munmap cimport do_munmap, page_align
 from shmm.mm.vma cimport vm_area_alloc, vma_end, vma_start
@@ -200,7 +201,7 @@ cdef inline i64 mmap_region(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u64 vm_fl
         vma = vm_area_alloc(c, <u32> (mm - c.mms), addr, end, vm_flags, pgoff, file)
         if vma == 0:
             return -ENOMEM
-        get_file(c, file)
+        vma_link_file(c, vma, file, 0)
         vma_link(c, mm, vma)
     put64(&mm.total_vm, get64(&mm.total_vm) + (length >> SHMM_PAGE_SHIFT))
     if vm_flags & SHMM_VM_LOCKED:
@@ -233,7 +234,7 @@ cdef inline i64 do_mmap(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u32 prot, u32
         file = 0
         pgoff = addr >> SHMM_PAGE_SHIFT         # a private anonymous VMA's offset is its address
         if vm_flags & SHMM_VM_SHARED:
-            file = file_new(c, length >> SHMM_PAGE_SHIFT, True)
+            file = file_new(c, length >> SHMM_PAGE_SHIFT, length >> SHMM_PAGE_SHIFT, True)
             pgoff = 0
             if file == 0:
                 return -ENOMEM
@@ -249,7 +250,7 @@ cdef inline i64 vm_mmap(vcpu_t *c, mm_t *mm, u64 addr, u64 length, u32 prot, u32
     cdef i64 ret
     if offset & (SHMM_PAGE_SIZE - 1):
         return -EINVAL
-    if not flags & MAP_ANONYMOUS and (file == 0 or file >= c.g.nfile or ld64_relaxed(&c.files[file].npages) == 0):
+    if not flags & MAP_ANONYMOUS and (file == 0 or file >= c.g.nfile or ld64_relaxed(&c.files[file].slots) == 0):
         return -EBADF
     if length == 0:
         return -EINVAL
@@ -276,7 +277,7 @@ cdef inline i64 vm_map_special(vcpu_t *c, mm_t *mm, u64 start, u64 end, u64 vm_f
         if vma == 0:
             ret = -ENOMEM
         else:
-            get_file(c, file)
+            vma_link_file(c, vma, file, 0)
             vma_link(c, mm, vma)
             put64(&mm.total_vm, get64(&mm.total_vm) + ((end - start) >> SHMM_PAGE_SHIFT))
     mmap_write_unlock(c, mm)

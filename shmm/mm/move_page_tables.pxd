@@ -32,13 +32,14 @@ series (spf.md's KALESH: a use after free), and its fix is the policy `fast_mrem
     locked    always whole, but with T's lock held, so that a speculator that has it finishes first.  It is the rule of
               walk.pxd kept, at the price of one lock per 2 MiB; a move of whole puds would have to take 512."""
 
-from shmm.arch.arch cimport a64, ld32_relaxed, ld64_relaxed, mutant, smp_mb, u64, xchg64
+from shmm.arch.arch cimport a64, ld32_relaxed, ld64_relaxed, mutant, smp_mb, u32, u64, xchg64
 from shmm.arch.mutants cimport SHMM_M_MREMAP_NO_FLUSH, SHMM_M_MREMAP_NO_PTL, SHMM_M_MREMAP_PMD_MOVE
 from shmm.layout cimport (
     SHMM_C_pmds_moved, SHMM_C_ptes_moved, SHMM_FAST_MREMAP_LOCKED, SHMM_FAST_MREMAP_OFF, SHMM_PAGE_SIZE, SHMM_PMD_SHIFT,
     SHMM_SCHEME_MMAP_LOCK, mm_t, spinlock_t, vcpu_t,
 )
 from shmm.mm.huge_memory cimport split_huge_pmd
+from shmm.mm.i_mmap cimport i_mmap_lock, i_mmap_unlock
 from shmm.mm.notifier cimport mmu_notifier_invalidate_range_end, mmu_notifier_invalidate_range_start
 from shmm.mm.page_table cimport (
     PMD, PTE, end_of_entry, entry_below, find_pmd, get_entry, pmd_alloc, pmd_entry_alloc, pmd_trans_huge, pte_lockptr,
@@ -119,14 +120,29 @@ cdef inline void move_ptes(vcpu_t *c, mm_t *mm, u64 old_pmd, u64 new_pmd, u64 ol
     count_vm_events(c, SHMM_C_ptes_moved, moved)
 
 
-cdef inline u64 move_page_tables(vcpu_t *c, mm_t *mm, u64 old, u64 new, u64 length, bint tables) noexcept nogil:
-    """Moves what is mapped in [old, old + length) to new; tables: whole ones where they fit.  Returns how far it came:
-    length, or less when memory for a table is out; what it moved until then stays where it is."""
+cdef inline bint move_step(vcpu_t *c, mm_t *mm, a64 *pmd, u64 old, u64 new, u64 length, bint tables) noexcept nogil:
+    """What one pmd entry maps of the range, within one table on the other side, too.  False: out of memory."""
+    cdef bint huge = pmd_trans_huge(get_entry(pmd))     # no speculator uses one
+    cdef a64 *to
+    if get_entry(pmd) == 0 or ((tables or huge) and length >> SHMM_PMD_SHIFT and move_pmd(c, mm, pmd, old, new)):
+        return True
+    if huge:
+        split_huge_pmd(c, mm, pmd, old)
+    to = pmd_alloc(c, mm, new)
+    if to == NULL:
+        return False
+    move_ptes(c, mm, get_entry(pmd), get_entry(to), old, new, length)
+    return True
+
+
+cdef inline u64 move_page_tables(vcpu_t *c, mm_t *mm, u64 old, u64 new, u64 length, u32 file,
+                                 bint tables) noexcept nogil:
+    """Moves what is mapped in [old, old + length), of this file or none, to new; tables: whole ones where they fit.
+    Returns how far it came: length, or less when memory for a table is out; what it moved until then stays where it is."""
     cdef u64 done = 0
     cdef u64 step
-    cdef bint huge
+    cdef bint moved
     cdef a64 *pmd
-    cdef a64 *to
     mmu_notifier_invalidate_range_start(c, mm, old, old + length)
     while done < length:
         pmd = find_pmd(c, mm, old + done)
@@ -135,15 +151,11 @@ cdef inline u64 move_page_tables(vcpu_t *c, mm_t *mm, u64 old, u64 new, u64 leng
             continue
         step = min(end_of_entry(old + done, old + length, PMD) - old,
                    end_of_entry(new + done, new + length, PMD) - new) - done
-        huge = pmd_trans_huge(get_entry(pmd))   # no speculator uses one
-        if get_entry(pmd) != 0 and not ((tables or huge) and step >> SHMM_PMD_SHIFT
-                                        and move_pmd(c, mm, pmd, old + done, new + done)):
-            if huge:
-                split_huge_pmd(c, mm, pmd, old + done)
-            to = pmd_alloc(c, mm, new + done)
-            if to == NULL:
-                break
-            move_ptes(c, mm, get_entry(pmd), get_entry(to), old + done, new + done, step)
+        i_mmap_lock(c, file)                    # or a truncation could miss what changes place
+        moved = move_step(c, mm, pmd, old + done, new + done, step, tables)
+        i_mmap_unlock(c, file)
+        if not moved:
+            break
         done += step
     mmu_notifier_invalidate_range_end(c, mm)
     return min(done, length)

@@ -31,8 +31,8 @@ from shmm.layout cimport (
 )
 from shmm.mm.anon cimport get_anon_vma, put_anon_vma
 from shmm.mm.call_rcu cimport rcu_relieve
-from shmm.mm.file cimport get_file
 from shmm.mm.find_vma cimport find_vma, find_vma_intersection, vma_lookup
+from shmm.mm.i_mmap cimport vma_link_file
 from shmm.mm.mmap cimport MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, get_unmapped_area, may_expand_vm, vm_enough_memory
 from shmm.mm.mmap_lock cimport mmap_write_lock
 from shmm.mm.move_page_tables cimport may_move_tables, move_page_tables
@@ -52,6 +52,7 @@ cdef struct vrm_t:
     u64 addr, old_len, new_len, new_addr        # lengths in whole pages
     u32 flags
     bint downgraded
+    u32 file                    # what moves maps it, or 0
     u64 populate                # how many bytes at the end of the new range are to be faulted in: it grew, locked
 
 
@@ -140,7 +141,8 @@ cdef inline u32 copy_vma(vcpu_t *c, vrm_t *r, u32 vma) noexcept nogil:
                          ld64_relaxed(&v.flags) & ~(SHMM_VM_UFFD_MISSING | SHMM_VM_UFFD_WP), pgoff, file)
     if copy == 0:           # and userfaultfd does not follow (there is no UFFD_FEATURE_EVENT_REMAP)
         return 0
-    get_file(c, file)
+    vma_link_file(c, copy, file, 0)
+    r.file = file
     get_anon_vma(c, anon)
     st32_relaxed(&c.vmas[copy].anon_vma, anon)
     vma_link(c, r.mm, copy)
@@ -170,9 +172,10 @@ cdef inline i64 move_vma(vcpu_t *c, vrm_t *r) noexcept nogil:
     if copy == 0:
         return -ENOMEM
     account(c, r, copy, r.new_len)
-    moved = move_page_tables(c, r.mm, r.addr, r.new_addr, r.old_len, tables)
+    moved = move_page_tables(c, r.mm, r.addr, r.new_addr, r.old_len, r.file, tables)
     if moved < r.old_len:
-        move_page_tables(c, r.mm, r.new_addr, r.addr, moved, tables)        # cannot fail: those tables are still there
+        # cannot fail: those tables are still there
+        move_page_tables(c, r.mm, r.new_addr, r.addr, moved, r.file, tables)
         do_munmap(c, r.mm, r.new_addr, r.new_addr + r.new_len, False)
         return -ENOMEM
     if r.flags & MREMAP_DONTUNMAP:

@@ -5,7 +5,8 @@
    3  detach them from the tree          nobody new finds them
    4  mmap_write_downgrade               mmap_seq even again, but two further: old speculators fail their check
    5  zap the ptes, each under its ptl   a speculator that holds a ptl with the old count finishes first, and is undone
-   6  free_pgtables                      collects tables no VMA needs
+   6  unlink_file_vmas                   no truncation walks the tables any more (i_mmap.pxd)
+      free_pgtables                      collects tables no VMA needs
    7  flush every TLB, free the frames   then the tables, by the table-freeing policy
    8  free the VMAs, by RCU
    9  mmap_read_unlock
@@ -16,12 +17,13 @@ is there a step 4 below a stack, which may grow under the lock for read."""
 from libc.errno cimport EINVAL, ENOMEM
 
 from shmm.arch.arch cimport get32, get64, i64, ld64_relaxed, mutant, put32, put64, u32, u64
-from shmm.arch.mutants cimport SHMM_M_DOWNGRADE_BELOW_STACK, SHMM_M_DOWNGRADE_EARLY
+from shmm.arch.mutants cimport SHMM_M_DOWNGRADE_BELOW_STACK, SHMM_M_DOWNGRADE_EARLY, SHMM_M_UNLINK_FILE_LATE
 from shmm.layout cimport (
     SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_TASK_SIZE, SHMM_VM_GROWSDOWN, SHMM_VM_LOCKED, mm_t, vcpu_t,
 )
 from shmm.mm.call_rcu cimport rcu_relieve
 from shmm.mm.find_vma cimport find_vma_intersection
+from shmm.mm.i_mmap cimport unlink_file_vmas
 from shmm.mm.lru cimport lru_add_drain
 from shmm.mm.mmap_lock cimport mmap_read_unlock, mmap_write_downgrade, mmap_write_lock, mmap_write_unlock
 from shmm.mm.mmu_gather cimport mmu_gather_t, tlb_finish_mmu, tlb_gather_mmu
@@ -68,8 +70,12 @@ cdef inline void unmap_region(vcpu_t *c, mm_t *mm, u32 vmas, u64 floor, u64 ceil
         zap_page_range(c, &tlb, vma_start(c, vma), vma_end(c, vma))
         end = vma_end(c, vma)
         vma = next_vma(c, vma)
+    if not mutant(SHMM_M_UNLINK_FILE_LATE):
+        unlink_file_vmas(c, vmas)
     free_pgtables(c, &tlb, start, end, floor, ceiling)
     tlb_finish_mmu(c, &tlb)
+    if mutant(SHMM_M_UNLINK_FILE_LATE):
+        unlink_file_vmas(c, vmas)
 
 
 cdef inline i64 split_at_edges(vcpu_t *c, mm_t *mm, u64 start, u64 end) noexcept nogil:

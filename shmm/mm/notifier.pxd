@@ -116,6 +116,23 @@ cdef inline void mmu_notifier_invalidate_range_end(vcpu_t *c, mm_t *mm) noexcept
     spin_unlock(&n.lock)
 
 
+cdef inline void mmu_notifier_lock_range(vcpu_t *c, mm_t *mm, u64 start, u64 end) noexcept nogil:
+    """For who changes ptes without mmap_lock or notifier_lock (truncate.pxd): start, with the client's lock kept, also
+    if there is no client yet, for one may come.  i_mmap_lock is held."""
+    if c.g.mmu_notifier and not mutant(SHMM_M_NOTIFIER_UNTOLD):
+        spin_lock(c, &mm.notifier.lock)
+        if has_client(&mm.notifier):
+            secondary_drop(&mm.notifier, start >> SHMM_PAGE_SHIFT, end >> SHMM_PAGE_SHIFT)
+            count_vm_event(c, SHMM_C_mmu_notifier_invalidate)
+
+
+cdef inline void mmu_notifier_unlock_range(vcpu_t *c, mm_t *mm) noexcept nogil:
+    """What a client has looked up meanwhile, and not installed yet, is void."""
+    if c.g.mmu_notifier and not mutant(SHMM_M_NOTIFIER_UNTOLD):
+        put64(&mm.notifier.seq, get64(&mm.notifier.seq) + 1)
+        spin_unlock(&mm.notifier.lock)
+
+
 cdef inline i64 mmu_notifier_register(vcpu_t *c, mm_t *mm) noexcept nogil:
     """0, -EEXIST, or -ENOSYS without CONFIG_MMU_NOTIFIER.  Sleeps."""
     cdef i64 err = 0

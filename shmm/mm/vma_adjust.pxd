@@ -25,8 +25,11 @@ from shmm.arch.mutants cimport SHMM_M_VMA_FREE_NOW, SHMM_M_VMA_LINKS_REUSED
 from shmm.layout cimport SHMM_PAGE_SHIFT, SHMM_VMA_FREE_AUTO, SHMM_VM_SPECIAL, mm_t, vcpu_t, vma_t
 from shmm.mm.anon cimport get_anon_vma, put_anon_vma
 from shmm.mm.call_rcu cimport RCU_TABLE, call_rcu
-from shmm.mm.file cimport get_file, put_file
+from shmm.mm.file cimport put_file
 from shmm.mm.huge_memory cimport split_huge_pmd_address
+from shmm.mm.i_mmap cimport (
+    i_mmap_lock, i_mmap_remove, i_mmap_unlock, vma_file, vma_link_file,
+)
 from shmm.mm.vma cimport vm_area_alloc, vm_area_free_now, vm_area_poison, vma_end, vma_start
 from shmm.mm.vma_tree cimport gap_propagate, next_vma, prev_vma, vma_link, vma_unlink
 
@@ -107,9 +110,14 @@ cdef inline void vma_absorb_next(vcpu_t *c, mm_t *mm, u32 vma) noexcept nogil:
     """vma and its successor are mergeable: the successor goes."""
     cdef u32 next = next_vma(c, vma)
     cdef u64 end = vma_end(c, next)
+    cdef u32 file = vma_file(c, next)
     dup_anon_vma(c, vma, next)
     vma_unlink(c, mm, next)
+    i_mmap_lock(c, file)
     vma_set_range(c, vma, vma_start(c, vma), end)
+    if file:
+        i_mmap_remove(c, file, next)
+    i_mmap_unlock(c, file)
     vm_area_free(c, mm, next)
 
 
@@ -131,12 +139,16 @@ cdef inline u32 vma_expand(vcpu_t *c, mm_t *mm, u32 prev, u32 next, u64 start, u
     cdef bint after = can_merge(c, prev, start, flags, pgoff, file, 0)
     cdef bint before = can_merge_before(c, next, end, flags, pgoff + ((end - start) >> SHMM_PAGE_SHIFT), file, 0)
     if after:
+        i_mmap_lock(c, file)
         vma_set_range(c, prev, vma_start(c, prev), end)
+        i_mmap_unlock(c, file)
         if before and can_merge_vmas(c, prev, next):
             vma_absorb_next(c, mm, prev)
         return prev
     if before:
+        i_mmap_lock(c, file)
         vma_set_range(c, next, start, vma_end(c, next))
+        i_mmap_unlock(c, file)
         return next
     return 0
 
@@ -146,15 +158,18 @@ cdef inline i64 vma_cut(vcpu_t *c, mm_t *mm, u32 vma, u64 addr) noexcept nogil:
     cdef vma_t *v = &c.vmas[vma]
     cdef u64 end = vma_end(c, vma)
     cdef u64 pgoff = ld64_relaxed(&v.pgoff) + ((addr - vma_start(c, vma)) >> SHMM_PAGE_SHIFT)
-    cdef u32 upper
+    cdef u32 file, upper
     split_huge_pmd_address(c, mm, addr)
     upper = vm_area_alloc(c, <u32> (mm - c.mms), addr, end, ld64_relaxed(&v.flags), pgoff, ld32_relaxed(&v.file))
     if upper == 0:
         return -ENOMEM
-    get_file(c, ld32_relaxed(&v.file))
+    file = ld32_relaxed(&v.file)
+    vma_link_file(c, upper, file, vma)
     get_anon_vma(c, ld32_relaxed(&v.anon_vma))
     st32_relaxed(&c.vmas[upper].anon_vma, ld32_relaxed(&v.anon_vma))
+    i_mmap_lock(c, file)
     vma_set_range(c, vma, vma_start(c, vma), addr)
+    i_mmap_unlock(c, file)
     vma_link(c, mm, upper)
     return 0
 
@@ -173,20 +188,25 @@ cdef inline u32 merge_part(vcpu_t *c, u32 vma, u64 start, u64 end, u64 flags) no
     cdef u64 pgoff = ld64_relaxed(&v.pgoff)
     cdef u64 low = vma_start(c, vma)
     cdef u64 high = vma_end(c, vma)
+    cdef u32 file = vma_file(c, vma)
     cdef u32 near = 0
     if start == low:
         near = prev_vma(c, vma)
         if not can_merge(c, near, start, flags, pgoff, ld32_relaxed(&v.file), ld32_relaxed(&v.anon_vma)):
             return 0
+        i_mmap_lock(c, file)
         vma_set_range(c, vma, end, high)            # first shrink, so that the two never overlap
         vma_set_range(c, near, vma_start(c, near), end)
+        i_mmap_unlock(c, file)
     elif end == high:
         near = next_vma(c, vma)
         if not can_merge_before(c, near, end, flags, pgoff + ((end - low) >> SHMM_PAGE_SHIFT), ld32_relaxed(&v.file),
                                 ld32_relaxed(&v.anon_vma)):
             return 0
+        i_mmap_lock(c, file)
         vma_set_range(c, vma, low, start)
         vma_set_range(c, near, start, vma_end(c, near))
+        i_mmap_unlock(c, file)
     if near:
         dup_anon_vma(c, near, vma)
     return near

@@ -63,6 +63,7 @@ cdef struct vm_fault_t:
     u64 orig_pmd                # what it held when it was walked
     a64 *pte
     u64 orig_pte                # what the pte held when it was walked
+    u32 page                    # of a file's copy-on-write: the page that is copied
     spinlock_t *ptl             # the lock of the pte's table
 
 
