@@ -47,7 +47,7 @@ class Model:
         """The operation happens."""
         name, fields = operation
         follow = getattr(self, "_" + name.lower(), None)
-        if follow is not None and not fields.get("addr", 0) % PAGE or name == "BRK":
+        if (follow is not None and not fields.get("addr", 0) % PAGE) or name == "BRK":
             assert follow is not None
             follow(fields)
 
