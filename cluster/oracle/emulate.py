@@ -54,7 +54,8 @@ class Emulated:
         self.segment.close()
 
     def execute(
-        self, program: NDArray[Any], files: Sequence[tuple[int, bool]], loaded: Sequence[int] = (), *, look: bool = True,
+        self, program: NDArray[Any], files: Sequence[tuple[int, bool]], loaded: Sequence[int] = (), *,
+        look: bool = True,
     ) -> Outcome:
         """Runs the program.  loaded: the bytes that its loads are expected to give (-1: none); at the first that
         differs the program ends, and that byte is the last of Outcome.loaded.  look: at absent pages and at other

@@ -92,7 +92,7 @@ def islands(draw: Any) -> Iterator[Operation]:
 
 
 def shared_by_fork(draw: Any) -> Iterator[Operation]:
-    """Pages are written, copied by fork, and written again on one side or after the other is gone; all bytes are read."""
+    """Pages are written, copied by fork, and written again on either side; all bytes are read."""
     first, pages = draw.number(0, ARENA_PAGES - 4), draw.number(1, 3)
     slot = draw.number(2, 4)
     yield anonymous(first, pages)

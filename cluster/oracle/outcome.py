@@ -56,8 +56,8 @@ class Outcome:
     results: one per record; of an access the minor faults taken.  loaded: of a LOAD the byte, else -1.
     areas: the mappings at the end of the address space that runs last.  pages: what is present of them, outside of
     what the program began with: its contents, or None where they cannot be read.  absent: of readable pages
-    that are not present, what a load finds.  others: the other address spaces that still exist, by slot.  populated: faults taken
-    inside of system calls.  broken: invariants, lost frames."""
+    that are not present, what a load finds.  others: the other address spaces that still exist, by slot.
+    populated: faults taken inside of system calls.  broken: invariants, lost frames."""
 
     results: Sequence[int]
     loaded: Sequence[int]
