@@ -83,7 +83,7 @@ class Pen:
         if self.flip():                     # an edge of what is mapped, as often as any page
             first, many = self.one_of(list(spread(pages)))
             return first[0], first[1] + (many - 1 if self.flip() else 0)
-        return tuple(self.one_of(pages))    # type: ignore[return-value]
+        return tuple(self.one_of(pages))
 
 
 def sometimes(draw: Any, one_in: int) -> bool:
