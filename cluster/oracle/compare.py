@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from shmm.cluster.oracle.outcome import FILE, ZERO, Area, Outcome
+from shmm.cluster.oracle.outcome import FILE, ZERO, Area, Outcome, View
 from shmm.layout import CONSTANTS, OPS
 from shmm.program import OP, Program
 
@@ -21,7 +21,8 @@ SHOWN = 6                               # differences of one kind that are shown
 
 @dataclass(frozen=True)
 class Difference:
-    """One difference.  kind: result, byte, maps, residency, contents or invariant; where: the record or address."""
+    """One difference.  kind: result, byte, populate, spaces, maps, residency,
+    contents or invariant; where: the record or address."""
 
     kind: str
     where: int
@@ -40,7 +41,23 @@ def compare(program: NDArray[Any], host: Outcome, native: Outcome) -> list[Diffe
     early = first_difference(program, host, native)
     if early is not None:
         return [early, *broken]
-    return [*broken, *maps(host.areas, native.areas), *residency(host, native), *contents(host, native)]
+    return [*broken, *populated(host, native), *maps(host.areas, native.areas), *residency(host, native),
+            *contents(host, native), *others(host, native)]
+
+
+def populated(host: Outcome, native: Outcome) -> Iterator[Difference]:
+    """Faults taken inside of system calls, all together: the native engine has one counter for them."""
+    if host.populated != native.populated:
+        yield Difference("populate", 0, f"{host.populated} faults", f"{native.populated} faults")
+
+
+def others(host: Outcome, native: Outcome) -> Iterator[Difference]:
+    """The other address spaces that still exist."""
+    if host.others.keys() != native.others.keys():
+        yield Difference("spaces", 0, str(sorted(host.others)), str(sorted(native.others)))
+    for slot in sorted(host.others.keys() & native.others.keys()):
+        mine, other = host.others[slot], native.others[slot]
+        yield from (*maps(mine.areas, other.areas), *residency(mine, other), *contents(mine, other))
 
 
 def first_difference(program: NDArray[Any], host: Outcome, native: Outcome) -> Difference | None:
@@ -94,22 +111,27 @@ def maps(host: Sequence[Area], native: Sequence[Area]) -> Iterator[Difference]:
         yield Difference("maps", at, "; ".join(only) or "(no such line)", "; ".join(alone) or "(no such line)")
 
 
-def residency(host: Outcome, native: Outcome) -> Iterator[Difference]:
+def residency(host: Outcome | View, native: Outcome | View) -> Iterator[Difference]:
     """Pages that are present on one side only."""
     for address in sorted(host.pages.keys() ^ native.pages.keys())[:SHOWN]:
         here = address in host.pages
         yield Difference("residency", address, "present" if here else "absent", "absent" if here else "present")
 
 
-def contents(host: Outcome, native: Outcome) -> Iterator[Difference]:
-    """Pages whose bytes differ."""
+def contents(host: Outcome | View, native: Outcome | View) -> Iterator[Difference]:
+    """Pages whose bytes differ, present or loaded afterwards; and those that only one side could load."""
+    mine, other = {**host.absent, **host.pages}, {**native.absent, **native.pages}
     shown = 0
-    for address in sorted(host.pages.keys() & native.pages.keys()):
-        mine, other = host.pages[address], native.pages[address]
-        if mine is not None and mine != other and other is not None and shown < SHOWN:
-            at = next(i for i in range(len(mine)) if mine[i] != other[i])
-            yield Difference("contents", address + at, str(mine[at]), str(other[at]))
-            shown += 1
+    for address in sorted(mine.keys() | other.keys()):
+        left, right = mine.get(address, b""), other.get(address, b"")
+        if left == right or left is None or right is None or shown == SHOWN:
+            continue
+        shown += 1
+        if not left or not right:
+            yield Difference("contents", address, "readable" if left else "not", "readable" if right else "not")
+            continue
+        at = next(i for i in range(len(left)) if left[i] != right[i])
+        yield Difference("contents", address + at, str(left[at]), str(right[at]))
 
 
 def op_name(record: Any) -> str:

@@ -54,7 +54,7 @@ def merges(verdict: Verdict, judge: Judge) -> Counter[str]:
     engine = next(iter(judge.engines.values()))
     before: Sequence[Area] = ()
     for at, record in enumerate(verdict.program[:-1]):
-        after = engine.execute(verdict.program[: at + 1], FILES).areas
+        after = engine.execute(verdict.program[: at + 1], FILES, look=False).areas
         value = verdict.host.results[at]
         if value >= 0 and int(record["op"]) in (OP["MMAP"], OP["MPROTECT"]):
             seen.update(met(record, value, before, after))

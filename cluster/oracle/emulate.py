@@ -7,17 +7,18 @@ after program; each must give back every frame, or that is what is reported."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shmm import _fast
-from shmm.cluster.oracle.outcome import FILE, ZERO, Area, Outcome, Start
-from shmm.layout import CONSTANTS
+from shmm.cluster.oracle.outcome import FILE, ZERO, Area, Outcome, Start, View
+from shmm.hostmaps import MOST_PAGES
+from shmm.layout import CONSTANTS, COUNTERS
 from shmm.maps import areas
-from shmm.program import EXPECT, Program, check_records
+from shmm.program import EXPECT, MAY_FAIL, Program, check_records
 from shmm.segment import Geometry, Segment
 
 PAGE: Final = CONSTANTS["PAGE_SIZE"]
@@ -52,17 +53,27 @@ class Emulated:
         del self.cpu
         self.segment.close()
 
-    def execute(self, program: NDArray[Any], files: Sequence[tuple[int, bool]], loaded: Sequence[int] = ()) -> Outcome:
+    def execute(
+        self, program: NDArray[Any], files: Sequence[tuple[int, bool]], loaded: Sequence[int] = (), *,
+        look: bool = True,
+    ) -> Outcome:
         """Runs the program.  loaded: the bytes that its loads are expected to give (-1: none); at the first that
-        differs the program ends, and that byte is the last of Outcome.loaded."""
+        differs the program ends, and that byte is the last of Outcome.loaded.  look: at absent pages and at other
+        address spaces, too."""
         check_records(program)
         prefix = seed(self.start, self._make_files(files), [pages for pages, _ in files]).array()[:-1]
         self._write(prefix, program, loaded)
+        populated = self._populated()
         if self.cpu.run() < 0 and not self._ended_in_program(len(prefix)):
             raise SeedError(self._failure(prefix))
         outcome = self._outcome(len(prefix), program, loaded)
-        outcome.broken += self._tear_down()
+        outcome.populated = self._populated() - populated
+        look = look and not self.segment.view("cpu")["failed_pc"][0]
+        outcome.broken += self._tear_down(outcome, look)
         return outcome
+
+    def _populated(self) -> int:
+        return int(self.segment.view("cpu")["counter"][0][COUNTERS.index("gup_faults")])
 
     # ---- before --------------------------------------------------------------------------------------------
 
@@ -139,13 +150,36 @@ class Emulated:
                 found[address] = zeros if pte & SPECIAL else memory[(pte & PFN) // PAGE].tobytes()
         return found
 
-    def _tear_down(self) -> list[str]:
-        """Ends every address space; what is broken or lost."""
+    def _load_absent(self, mm: int, areas: Sequence[Area], pages: Mapping[int, bytes | None]) -> dict[int, bytes]:
+        """What loads find in the readable pages that are not present, which this makes present."""
+        program = Program()
+        own = [area for area in areas if not any(start < area.end and area.start < end for start, end in self.inside)]
+        for area in own:
+            count = (area.end - area.start) // PAGE
+            if area.perms[0] == "r" and count <= MOST_PAGES:
+                program.add("TOUCH", addr=area.start, len=PAGE, count=count, opf=MAY_FAIL)
+        self._write(program.array()[:0], program.array(), ())
+        self.cpu.run()
+        return {address: page for address, page in self._pages(mm).items() if address not in pages and page is not None}
+
+    def _view(self, mm: int) -> View:
+        areas, pages = list(self._areas(mm)), self._pages(mm)
+        return View(areas, pages, self._load_absent(mm, areas, pages))
+
+    def _tear_down(self, outcome: Outcome, look: bool) -> list[str]:
+        """Ends every address space, having looked at it; what is broken or lost."""
         broken = _fast.check(self.segment.address)
+        running = int(self.segment.view("cpu")["mm"][0])
+        if running and look:
+            outcome.absent = self._load_absent(running, outcome.areas, outcome.pages)
         self.cpu.exit()
+        others: dict[int, View] = {}
         for mm in self.segment.view("mm")["in_use"].nonzero()[0].tolist():      # forked, and never run
             self.cpu.attach(mm)
+            if look:
+                others[mm] = self._view(mm)
             self.cpu.exit()
+        outcome.others = others
         _fast.settle(self.segment.address)
         lost = _fast.frames_in_use(self.segment.address)
         if lost:

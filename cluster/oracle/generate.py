@@ -5,6 +5,9 @@ Addresses lie in a few places, so that operations meet: an arena of 32 pages acr
 was mapped without a hint (a register).  An operation through a register stays within what was mapped there, for beyond
 lies what the executor itself lives on.  Most operations are valid; some have an unaligned or absurd argument.
 
+Operations are drawn one after the other beside a model of what they have mapped (model.py), so that most accesses meet
+memory, and mixed with episodes, in which several belong together (episodes.py).
+
 The first alternative of every choice is the simplest, as shrinking goes there."""
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from shmm.cluster.oracle.episodes import EPISODES
+from shmm.cluster.oracle.model import READABLE, WRITABLE, Model, Page, spread
 from shmm.cluster.oracle.programs import (
     ARENA,
     ARENA_PAGES,
@@ -29,7 +34,8 @@ from shmm.cluster.oracle.programs import (
 from shmm.program import WRITE
 
 NO_FILE = 250
-LEAST_OPERATIONS = 24                       # drawn, NOPs included; a shrunk program may have fewer
+LEAST_OPERATIONS = 24                       # drawn, nothing being one too; a shrunk program may have fewer
+EPISODIC = 6                                # the weight of episodes among operations
 
 NONE, R, W, RW, RX, RWX = 0, 1, 2, 3, 5, 7
 SHARED, PRIVATE, FIXED, ANONYMOUS = 1, 2, 0x10, 0x20
@@ -42,6 +48,42 @@ ADVICE = {
 }
 NO_ADVICE = (5, 99)
 ABSURD = (0x8000_0000_0000, 0x7FFF_FFFF_F000, 0xFFFF_8000_0000_0000, 0xFFFF_FFFF_FFFF_F000)
+
+
+class Pen:
+    """Draws from Hypothesis for one program, and knows what is mapped in it so far."""
+
+    def __init__(self, draw: Any) -> None:
+        self.draw, self.model = draw, Model()
+
+    def __call__(self, strategy: Any) -> Any:
+        return self.draw(strategy)
+
+    def number(self, least: int, most: int) -> int:
+        """An integer."""
+        return int(self.draw(st.integers(least, most)))
+
+    def one_of(self, values: Sequence[Any]) -> Any:
+        """One of these."""
+        return self.draw(st.sampled_from(values))
+
+    def flip(self) -> bool:
+        """True half of the times."""
+        return bool(self.draw(st.booleans()))
+
+    def sometimes(self, one_in: int) -> bool:
+        """True for one of so many."""
+        return sometimes(self.draw, one_in)
+
+    def mapped(self, how: int) -> Page | None:
+        """A page that probably allows this access; None one time in many, or if there is none."""
+        pages = self.model.accessible(how)
+        if not pages or sometimes(self.draw, 14):
+            return None
+        if self.flip():                     # an edge of what is mapped, as often as any page
+            first, many = self.one_of(list(spread(pages)))
+            return first[0], first[1] + (many - 1 if self.flip() else 0)
+        return tuple(self.one_of(pages))
 
 
 def sometimes(draw: Any, one_in: int) -> bool:
@@ -188,29 +230,40 @@ def mremap(draw: Any) -> Operation:
     return "MREMAP", fields | {"count": new, "flags": flags, "aux": aux, "dst": dst}
 
 
-def spot(draw: Any) -> dict[str, int]:
+def spot(draw: Pen, how: int) -> dict[str, int]:
     """addr and base of an access."""
+    offset = draw.one_of((0, 0, 1, 8, 2048, 4095))
+    page = draw.mapped(how)
+    if page is not None:
+        return ({"base": page[0]} if page[0] else {}) | {"addr": page[1] * PAGE + offset}
     if sometimes(draw, 16):
         return {"addr": draw(st.integers(0, 40)) * PAGE, "base": HEAP}
     fields, _, _ = place(draw)
-    return fields | {"addr": fields["addr"] + draw(st.sampled_from((0, 0, 1, 4095)))}
+    return fields | {"addr": fields["addr"] + offset}
 
 
-def load(draw: Any) -> Operation:
+def load(draw: Pen) -> Operation:
     """A byte read."""
-    return "LOAD", spot(draw)
+    return "LOAD", spot(draw, READABLE)
 
 
-def store(draw: Any) -> Operation:
+def store(draw: Pen) -> Operation:
     """A byte written."""
-    return "STORE", spot(draw) | {"value": draw(st.integers(1, 255))}
+    return "STORE", spot(draw, WRITABLE) | {"value": draw(st.integers(1, 255))}
 
 
-def touch(draw: Any) -> Operation:
+def touch(draw: Pen) -> Operation:
     """An access to each of several pages."""
-    fields, _, room = place(draw)
-    pages = draw(st.integers(1, min(room, 16)))
     writes = draw(st.booleans())
+    page = draw.mapped(WRITABLE if writes else READABLE)
+    if page is None:
+        fields, _, room = place(draw)
+    else:
+        fields = ({"base": page[0]} if page[0] else {}) | {"addr": page[1] * PAGE}
+        known = draw.model.accessible(WRITABLE if writes else READABLE)
+        room = next(first[1] + many - page[1] for first, many in spread(known)
+                    if first[0] == page[0] and first[1] <= page[1] < first[1] + many)
+    pages = draw(st.integers(1, min(room, 16)))
     return "TOUCH", fields | {"len": PAGE, "count": pages, "value": draw(st.integers(1, 255)) if writes else 0,
                               "opf": WRITE if writes else 0}
 
@@ -231,17 +284,19 @@ WEIGHTS = {
 }
 
 
-@st.composite
-def operation(draw: Any, only: Sequence[str] | None = None) -> Operation:
-    """One operation."""
+def operation(draw: Pen, only: Sequence[str] | None = None) -> list[Operation]:
+    """One operation, or an episode; nothing, for shrinking."""
     choices = [make for make, weight in WEIGHTS.items() for _ in range(weight)
                if only is None or make.__name__ in only]
-    chosen = draw(st.integers(0, len(choices)))
-    return ("NOP", {}) if chosen == 0 else choices[chosen - 1](draw)
+    chosen = draw.number(0, len(choices) + (EPISODIC if only is None else 0))
+    if chosen == 0:
+        return []
+    if chosen <= len(choices):
+        return [choices[chosen - 1](draw)]
+    return list(draw.one_of([play for play, weight in EPISODES.items() for _ in range(weight)])(draw))
 
 
-@st.composite
-def beginning(draw: Any) -> list[Operation]:
+def beginning(draw: Pen) -> list[Operation]:
     """Mappings for what follows to work on: the arena, a stack, some through registers; each may be missing."""
     out: list[Operation] = []
     if draw(st.integers(0, 3)):
@@ -260,7 +315,17 @@ def beginning(draw: Any) -> list[Operation]:
 
 @st.composite
 def programs(draw: Any, only: Sequence[str] | None = None) -> list[Operation]:
-    """Lists of operations; NOPs are what shrinking leaves of operations that do not matter."""
-    first = draw(beginning())
-    rest = draw(st.lists(operation(only), min_size=LEAST_OPERATIONS, max_size=MAX_OPERATIONS - len(first)))
-    return first + rest
+    """Lists of operations."""
+    pen = Pen(draw)
+    chosen: list[Operation] = []
+
+    def then(operations: Sequence[Operation]) -> None:
+        chosen.extend(operations)
+        for one in operations:
+            pen.model.apply(one)
+
+    then(beginning(pen))
+    for _ in range(pen.number(0, MAX_OPERATIONS - LEAST_OPERATIONS) + LEAST_OPERATIONS):
+        if len(chosen) < MAX_OPERATIONS:
+            then(operation(pen, only))
+    return chosen

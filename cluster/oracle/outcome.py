@@ -40,16 +40,30 @@ class Start:
     forked: bool                            # its process is a forked child, so its anon_vmas have parents
 
 
+@dataclass(frozen=True)
+class View:
+    """An address space at the end: its mappings, its present pages (None: unreadable), what loads find in others."""
+
+    areas: Sequence[Area]
+    pages: Mapping[int, bytes | None]
+    absent: Mapping[int, bytes]
+
+
 @dataclass
 class Outcome:
     """What a program came to.
 
     results: one per record; of an access the minor faults taken.  loaded: of a LOAD the byte, else -1.
     areas: the mappings at the end of the address space that runs last.  pages: what is present of them, outside of
-    what the program began with: its contents, or None where they cannot be read.  broken: invariants, lost frames."""
+    what the program began with: its contents, or None where they cannot be read.  absent: of readable pages
+    that are not present, what a load finds.  others: the other address spaces that still exist, by slot.
+    populated: faults taken inside of system calls.  broken: invariants, lost frames."""
 
     results: Sequence[int]
     loaded: Sequence[int]
     areas: Sequence[Area]
     pages: Mapping[int, bytes | None]
+    absent: Mapping[int, bytes] = field(default_factory=dict)
+    others: Mapping[int, View] = field(default_factory=dict)
+    populated: int = 0
     broken: list[str] = field(default_factory=list)

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmm import host
-from shmm.cluster.oracle.outcome import FILE, Area, Outcome, Start
+from shmm.cluster.oracle.outcome import FILE, Area, Outcome, Start, View
 from shmm.layout import CONSTANTS
 from shmm.program import OP
 
 LOAD = OP["LOAD"]
+POPULATES = [OP[name] for name in ("MMAP", "MADVISE", "MPROTECT", "MREMAP", "BRK")]
 MEMFD = "/memfd:file (deleted)"                # how maps names the files of a program
 TASK_SIZE = CONSTANTS["TASK_SIZE"]
 
@@ -37,11 +38,10 @@ class Real:
         loads = (program["op"] == LOAD) & (out.results >= 0)
         loaded = np.where(loads, out.loaded.astype(np.int64), -1).tolist()
         results = out.results.tolist()
-        if out.running not in out.spaces:
-            return Outcome(results, loaded, [], {})
-        space = out.spaces[out.running]
-        pages = {address: space.contents.get(address) for address in space.residency}
-        return Outcome(results, loaded, list(named(space.maps)), pages)
+        views = {slot: view(space) for slot, space in out.spaces.items()}
+        here = views.pop(out.running, View([], {}, {}))
+        populated = int(out.faults[np.isin(program["op"], POPULATES)].sum())
+        return Outcome(results, loaded, here.areas, here.pages, here.absent, views, populated)
 
     def close(self) -> None:
         """Ends the process that executes programs."""
@@ -54,6 +54,13 @@ class Real:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def view(space: Any) -> View:
+    """An address space in the oracle's form."""
+    pages = {address: space.contents.get(address) for address in space.residency}
+    absent = {address: page for address, page in space.contents.items() if address not in space.residency}
+    return View(list(named(space.maps)), pages, absent)
 
 
 def named(maps: Iterable[Any], anon: dict[int, bool] | None = None) -> Iterable[Area]:
