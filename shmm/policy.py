@@ -17,8 +17,8 @@ POLICIES: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "fast_mremap": ("fast_mremap", ("single", "off", "locked")),
 }
 NUMBERS: Final = ("force_speculation", "zeroing", "paranoid", "fault_around", "shared_core", "queued_spinlocks",
-                  "rcu_poll_every", "stack_growth", "thp_align", "max_map_count", "rlimit_as", "rlimit_stack", "totalram",
-                  "mmu_notifier", "preempt_rt")
+                  "rcu_poll_every", "stack_growth", "thp_align", "max_map_count", "rlimit_as", "rlimit_stack",
+                  "totalram", "mmu_notifier", "preempt_rt")
 
 
 def resolve_policy(**policy: int | str | bool) -> dict[str, int]:

@@ -22,27 +22,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shmm.layout import CONSTANTS, DTYPES, OPS
+from shmm import records as record_rules
+from shmm.layout import CONSTANTS
 from shmm.paging import PagingRecords
 from shmm.paging import outcome as _outcome
+from shmm.records import COUNT, EXPECT, INSN, MAY_FAIL, OP, WRITE, ProgramError, check_records
 
-INSN = DTYPES["shmm_insn_t"]
-OP: dict[str, int] = {name: code for code, name in enumerate(OPS)}
-EXPECT, MAY_FAIL = CONSTANTS["OPF_EXPECT"], CONSTANTS["OPF_MAY_FAIL"]
-WRITE, COUNT = CONSTANTS["OPF_WRITE"], CONSTANTS["OPF_COUNT"]
-FLAG_NAMES = {"EXPECT": EXPECT, "MAY_FAIL": MAY_FAIL, "WRITE": WRITE, "COUNT": COUNT}
+__all__ = ["COUNT", "EXPECT", "INSN", "MAY_FAIL", "OP", "TASK", "TASKS", "WRITE", "Program", "ProgramError",
+           "check_records"]
+
 TASK, TASKS = 14, 15                # registers: the task's number, the number of tasks
 RANDOM_BELOW = 1 << 31              # the generator gives 31 bits
-
-_REGISTERS = ("dst", "base", "len_reg")
-_JUMPS = (OP["JMP"], OP["DJNZ"])
 _SLOTS = ("MM", "EXEC", "FORK")
-_HEX = ("addr", "len", "flags", "prot", "aux")
-_RANGE = {name: (int(np.iinfo(INSN[name]).min), int(np.iinfo(INSN[name]).max)) for name in INSN.names or ()}
-
-
-class ProgramError(ValueError):
-    """A record that no executor could run, or text that is not a program."""
 
 
 class Program(PagingRecords):
@@ -86,11 +77,11 @@ class Program(PagingRecords):
     def _validate(self, pc: int, op: str, fields: dict[str, int]) -> None:
         where = f"record {pc} ({op})"
         for name, value in fields.items():
-            if name not in _RANGE or name == "op":
+            if name not in record_rules.RANGE or name == "op":
                 raise ProgramError(f"{where}: there is no field {name!r}")
-            low, high = _RANGE[name] if name not in _REGISTERS else (0, CONSTANTS["REGS"] - 1)
+            low, high = record_rules.RANGE[name] if name not in record_rules.REGISTERS else (0, CONSTANTS["REGS"] - 1)
             if not low <= index(value) <= high:
-                what = "register" if name in _REGISTERS else "length" if name == "len" else name
+                what = "register" if name in record_rules.REGISTERS else "length" if name == "len" else name
                 raise ProgramError(f"{where}: {what} {value} is not in {low}..{high}")
         dst = fields.get("dst", 0)
         if dst in (TASK, TASKS):
@@ -331,7 +322,7 @@ class Program(PagingRecords):
         """The records, closed by an END.  Raises ProgramError for a jump that leaves the program."""
         records = self._records[: self._len]
         check_records(records)
-        jumps = records[np.isin(records["op"], _JUMPS)]["value"]
+        jumps = records[np.isin(records["op"], record_rules.JUMPS)]["value"]
         if self._len and records[-1]["op"] == OP["END"] and not (jumps == self._len).any():
             return records.copy()
         closed = np.zeros(self._len + 1, INSN)
@@ -341,7 +332,7 @@ class Program(PagingRecords):
 
     def text(self) -> str:
         """One record per line: the operation, then each field that is not 0."""
-        return "".join(_format(record) + "\n" for record in self.array())
+        return "".join(record_rules.format_record(record) + "\n" for record in self.array())
 
     @classmethod
     def parse(cls, text: str) -> Program:
@@ -352,7 +343,7 @@ class Program(PagingRecords):
             if not words:
                 continue
             try:
-                program.add(words[0], **dict(_field(word) for word in words[1:]))
+                program.add(words[0], **dict(record_rules.parse_field(word) for word in words[1:]))
             except ValueError as error:
                 raise ProgramError(f"line {number}: {error}") from None
         return program
@@ -364,48 +355,3 @@ class Program(PagingRecords):
         program.extend(records)
         check_records(records)
         return program
-
-
-def check_records(records: NDArray[Any]) -> None:
-    """Raises ProgramError for the first record with an unknown operation, register or jump target."""
-    def refuse(bad: NDArray[np.bool_], field: str, what: str) -> None:
-        if bad.any():
-            pc = int(np.argmax(bad))
-            raise ProgramError(f"record {pc} ({_name(records[pc])}): {what} {int(records[pc][field])}")
-
-    refuse(records["op"] >= len(OPS), "op", "there is no operation")
-    for name in _REGISTERS:
-        refuse(records[name] >= CONSTANTS["REGS"], name, "there is no register")
-    target = records["value"]
-    outside = np.isin(records["op"], _JUMPS) & ((target < 0) | (target > len(records)))
-    refuse(outside, "value", f"the program has records 0..{len(records)}, none to jump to at")
-
-
-def _name(record: Any) -> str:
-    code = int(record["op"])
-    return OPS[code] if code < len(OPS) else str(code)
-
-
-def _format(record: Any) -> str:
-    words = [_name(record)]
-    for name in INSN.names or ():
-        value = int(record[name])
-        if name == "op" or value == 0:
-            continue
-        if name == "opf" and value < 2 * COUNT:
-            words.append("opf=" + "|".join(flag for flag, bit in FLAG_NAMES.items() if value & bit))
-        else:
-            words.append(f"{name}={value:#x}" if name in _HEX else f"{name}={value}")
-    return " ".join(words)
-
-
-def _field(word: str) -> tuple[str, int]:
-    name, equals, value = word.partition("=")
-    if not equals or name not in _RANGE or name == "op":
-        raise ProgramError(f"{word!r} is not field=value with a field of a record")
-    try:
-        if name == "opf" and not value[:1].isdigit():
-            return name, sum({FLAG_NAMES[flag] for flag in value.split("|")})
-        return name, int(value, 0)
-    except (KeyError, ValueError):
-        raise ProgramError(f"{value!r} is not a value for {name}") from None

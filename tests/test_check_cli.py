@@ -113,7 +113,7 @@ def test_sampling_is_not_said_to_be_all(capsys):
 
 
 def test_what_was_cut_short_is_said(capsys):
-    assert main(["check", "two_faults", "--scheme", "spf", "--schedules", "100"]) == 0
+    assert main(["check", "two_faults", "--scheme", "spf", "--variant", "base", "--schedules", "100"]) == 0
     out = capsys.readouterr().out
     assert "cut short" in out and "warning: 1 of the explorations were cut short: " in out
 
@@ -184,7 +184,7 @@ def test_usage_errors(words, message, capsys):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["nothing"], "there is no scenario 'nothing'; there are cow_aba"),
+    (["nothing"], "there is no scenario 'nothing'; there are collapse_dontneed, cow_aba"),
     (["--question", "why"], "there is no question 'why'; there are"),
     (["--replay", "two_faults/spf/base/sc/NONE:zz"], "'zz' is not a deviation"),
     (["--replay", "/nonexistent"], "cannot read /nonexistent"),
@@ -216,7 +216,7 @@ def test_a_worker_that_dies_is_said(monkeypatch, capfd):
     from shmm.cluster import check
 
     monkeypatch.setattr(check, "explore_one", lambda task, tell: os.kill(os.getpid(), signal.SIGKILL))
-    assert main(["check", "two_faults", "--scheme", "spf"]) == 1
+    assert main(["check", "two_faults", "--scheme", "spf", "--variant", "base"]) == 1
     assert "the process that worked on two_faults, spf, base, sc died (exit status -9)" in capfd.readouterr().err
 
 

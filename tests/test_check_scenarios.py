@@ -32,7 +32,8 @@ def test_all_schedules_keep_the_invariants(name, scheme, variant):
 @pytest.mark.parametrize("memory", [memory for memory in MEMORIES if memory != "sc"])
 @pytest.mark.parametrize("name", available())
 def test_one_preemption_keeps_the_invariants_on_weaker_machines(name, memory):
-    run = explore.run(Task(name, "spf", "base", memory, bound=1))
+    variants = load(name).variants
+    run = explore.run(Task(name, "spf", "base" if "base" in variants else variants[0], memory, bound=1))
     assert run["violation"] is None
     assert run["exhausted"]
 
@@ -92,7 +93,7 @@ def test_a_race_names_both_sides():
 
 
 def test_sampling_shrinks_what_it_finds():
-    task = Task("fault_munmap", strategy="random", mutant="SEQ2", seed=5)
+    task = Task("fault_munmap", strategy="random", mutant="SEQ2", seed=4)
     large, small = explore.run(replace(task, shrink=False))["violation"], explore.run(task)["violation"]
     assert large["preemptions"] > small["preemptions"] == 1
     assert not large["fewest"] and small["fewest"]

@@ -314,6 +314,7 @@ def test_threads_share_an_address_space_and_meet_at_barriers(host):
         p.barrier()
         p.lea(2, base=14, scale=-PAGE, value=PLACE + 3 * PAGE)
         p.load(0, base=2, dst=3)
+        p.barrier()
         p.turn(task)
         p.store(PLACE + task, 50 + task)
         p.next(task + 1, (task + 1) % 4)

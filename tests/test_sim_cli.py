@@ -111,7 +111,7 @@ def test_policies_reach_the_simulation(capsys):
                     capsys=capsys)["runs"]
     assert run["policies"] == {"scheme": "spf", "walk": "rcu", "table_free": "rcu", "ipi": "mailbox", "zero": False,
                                "force_speculation": False, "paranoid": False, "vma_free": "rcu",
-                               "vma_tree": "latched", "preempt_rt": True}
+                               "vma_tree": "latched", "preempt_rt": True, "thp": "never"}
     assert not any(part["part"] == "clear" and part["share"] > 0.02 for part in run["time_stack"])
 
 

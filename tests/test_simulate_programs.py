@@ -267,7 +267,7 @@ def test_a_simulated_task_has_what_the_original_has_if_it_fits(monkeypatch):
     assert sizing.job_for(config(workload="page_fault1", cpus=4, size=None)).bytes_per_cpu == 128 * MIB
     assert sizing.job_for(config(workload="page_fault1", cpus=112, size=None)).bytes_per_cpu < 128 * MIB
     monkeypatch.setattr(sizing, "memory_available", lambda: 256 << 20)
-    assert sizing.simulated_budget() * sizing.SIMULATED_PAGE <= 64 << 20
+    assert sizing.simulated_budget(1) * sizing.SIMULATED_PAGE <= 64 << 20
     assert sizing.job_for(config(workload="page_fault1", cpus=4, size=None)).bytes_per_cpu == 128 * MIB
     assert sizing.job_for(config(workload="page_fault1", cpus=32, size=None)).bytes_per_cpu == 64 * MIB
 

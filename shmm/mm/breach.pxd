@@ -1,4 +1,5 @@
-"""What the rooms that check invariants have in common: a breach in words, sums of counters, locks that should be free."""
+"""What the rooms that check invariants have in common: a breach in words, sums of counters, locks that should be
+free."""
 
 from shmm.arch.arch cimport ld32_relaxed, ld64_relaxed, u32, u64
 from shmm.layout cimport spinlock_t, vcpu_t

@@ -1,5 +1,5 @@
-"""I6: no operation runs, so no lock is held, nobody is in line, mmap_seq is even and interrupts are on; and while they ran
-nobody had mmap_lock for reading beside a writer (mm/mmap_lock.pxd looks, under --paranoid)."""
+"""I6: no operation runs, so no lock is held, nobody is in line, mmap_seq is even and interrupts are on; and while they
+ran nobody had mmap_lock for reading beside a writer (mm/mmap_lock.pxd looks, under --paranoid)."""
 
 from shmm.arch.arch cimport get32, ld64_relaxed, u32, u64
 from shmm.layout cimport SHMM_C_reader_beside_writer, SHMM_IRQ_OFF, vcpu_t

@@ -259,8 +259,8 @@ cdef inline u32 handle_mm_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
 
 
 cdef inline u32 handle_kernel_fault(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
-    """The same for a page that the kernel itself wants, under the lock that its caller keeps: what userfaultfd would have
-    to answer is a VM_FAULT_SIGBUS."""
+    """The same for a page that the kernel itself wants, under the lock that its caller keeps: what userfaultfd would
+    have to answer is a VM_FAULT_SIGBUS."""
     cdef u32 ret = handle_mm_fault(c, vmf)
     while ret & VM_FAULT_RETRY:
         if ld32_acquire(&c.me.uffd_wait):       # pairs with the release in uffd_unlink

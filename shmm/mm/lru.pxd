@@ -17,7 +17,7 @@ from shmm.mm.huge_frame cimport HPAGE_PMD_NR, compound_head, frame_is_huge
 from shmm.mm.spinlock cimport spin_lock, spin_unlock
 from shmm.mm.vmstat cimport count_vm_event
 
-# A node's list while its lock is held: its ends and length, read when the lock is taken and written before it is dropped.
+# A node's list while its lock is held: its ends and length, read when the lock is taken and written before it goes.
 # Why not in place: they share the lock's line, which whoever comes for the lock takes away; a batch would fetch it back
 # for every frame.
 cdef struct lru_t:

@@ -209,8 +209,8 @@ cdef inline i64 do_madvise(vcpu_t *c, mm_t *mm, u64 start, u64 end, u32 advice) 
 
 
 cdef inline i64 vm_madvise(vcpu_t *c, mm_t *mm, u64 start, u64 length, u32 advice) noexcept nogil:
-    """madvise(2): 0 or a negative errno.  WILLNEED and COLD are checked and change nothing: there is no read-ahead; so is
-    PAGEOUT where there is no swap."""
+    """madvise(2): 0 or a negative errno.  WILLNEED and COLD are checked and change nothing: there is no read-ahead; so
+    is PAGEOUT where there is no swap."""
     cdef u64 end = start + page_align(length)
     if not changes_flags(advice) and not touches_pages(advice):
         return -EINVAL

@@ -101,8 +101,8 @@ cdef inline u64 queued_readers(vcpu_t *c, rwsem_t *sem) noexcept nogil:
 cdef inline void rwsem_wake_readers(vcpu_t *c, rwsem_t *sem) noexcept nogil:
     """Gives the lock to every queued reader.  wait_lock held; the first waiter is a reader.
 
-    All shares are in the count before anybody is woken: the first reader may have come and gone before the last is told,
-    and a writer would find the lock free in between."""
+    All shares are in the count before anybody is woken: the first reader may have come and gone before the last is
+    told, and a writer would find the lock free in between."""
     cdef u64 old = fetch_add64(&sem.count, READER)      # the first one's share, so that no writer slips in
     cdef bint late = mutant(SHMM_M_RWSEM_SHARES_LATE)
     cdef u32 prev = 0

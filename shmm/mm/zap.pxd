@@ -66,7 +66,7 @@ cdef inline u64 zap_pte_range(vcpu_t *c, mmu_gather_t *tlb, u64 pmd, u64 addr, u
 
 
 cdef inline u64 zap_pmd_range(vcpu_t *c, mmu_gather_t *tlb, a64 *pmd, u64 addr, u64 end) noexcept nogil:
-    """What one pmd entry maps; returns where it stopped.  A huge one goes at once, or is split if a part of it stays."""
+    """What one pmd entry maps; returns where it stopped.  A huge one goes at once, or is split if a part stays."""
     cdef u64 entry = get_entry(pmd)
     # a collapse under the read lock keeps page_table_lock as long as the entry is not what it was or will be
     cdef bint lock = pmd_trans_huge(entry) or c.g.collapse_policy == SHMM_COLLAPSE_READ

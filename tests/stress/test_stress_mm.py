@@ -88,10 +88,10 @@ def work(segment, number: int, cpus: int) -> int:
     cpu.online(os.getpid())
     if number:
         cpu.attach(1)
-    seg = segment.view("seg")
-    seg["ready"] |= 1 << number
-    while seg["ready"] != (1 << cpus) - 1:
+    mms = segment.view("cpu")["mm"][:cpus]
+    while not mms.all():                # all of them run it
         time.sleep(0.001)
+    del mms
     return cpu.run()
 
 
@@ -153,8 +153,9 @@ def test_random_operations_of_many_processes(policy, cpus, forks):
     assert min(sums[name] for name in ("mmap", "munmap", "mprotect", "madvise", "user_faults")) > 0
     assert sums["nr_tlb_remote_flush_received"] > 0
     assert (sums["spf_success"] > 0) == (sums["probe_speculated"] > 0) == policy.startswith("spf")
-    for name in ("secondary_fill", "secondary_hit", "mmu_notifier_register", "mmu_notifier_invalidate"):
+    for name in ("secondary_fill", "mmu_notifier_register", "mmu_notifier_invalidate"):
         assert (sums[name] > 0) == ("mmu_notifier" in POLICIES[policy]), name
+    assert sums["secondary_hit"] > 0 or forks or "mmu_notifier" not in POLICIES[policy]     # a copy has no client
     assert sums["probe_locked"] > 0 or policy.startswith("spf")     # with luck none had to
     assert (sums["fork"] > 0 and sums["pgcopy"] > 0) == forks
     assert sums["gup_faults"] > 0

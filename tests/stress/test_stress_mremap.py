@@ -18,6 +18,7 @@ pytest_plugins = ("engines",)
 POLICIES = {
     "mmap_lock": {"scheme": "mmap_lock"},
     "spf, single": {"scheme": "spf"},
+    "spf, signals": {"scheme": "spf", "ipi": "signal"},
     "spf, locked": {"scheme": "spf", "fast_mremap": "locked"},
     "spf, locked, walk rcu, tables rcu": {"scheme": "spf", "fast_mremap": "locked", "walk": "rcu", "table_free": "rcu"},
 }
