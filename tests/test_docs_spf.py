@@ -88,3 +88,10 @@ def test_questions_that_are_named_exist():
              for name in re.findall(r"`([\w-]+)`", row)}
     assert len(named) > 12
     assert named <= set(QUESTIONS)
+
+
+def test_other_documents_count_right():
+    """How many scenarios and mutants there are, wherever it is said."""
+    said_by = (ROOT / "CHANGELOG.md").read_text() + (ROOT / "docs" / "checking.md").read_text()
+    assert {int(n) for n in re.findall(r"(?:explores|names) (\d+) scenarios", said_by)} == {len(scenarios()) - 1}
+    assert {int(n) for n in re.findall(r"each of (\d+) protections", said_by)} == {len(mutants())}
