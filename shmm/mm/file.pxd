@@ -122,7 +122,8 @@ cdef inline bint try_get_page(vcpu_t *c, u32 file, u64 pgoff, u32 pfn) noexcept 
         refs = seen
     if refs == 0:
         return False
-    if ld32_acquire(&c.cache[get64(&c.files[file].first) + pgoff]) == pfn:      # else it is another's page by now
+    # acquire: pairs with the exchange that filled the slot; if it is another one's, the frame is another's page by now
+    if ld32_acquire(&c.cache[get64(&c.files[file].first) + pgoff]) == pfn:
         return True
     put_page_of_file(c, pfn)
     return False
