@@ -118,7 +118,7 @@ cdef inline u32 fault_beyond_end(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
             return VM_FAULT_OOM
     elif c.g.fault_around > 1:
         pte_map_lock(c, vmf)
-        smp_mb()                # T of mm/file.pxd, as in page_still_cached
+        smp_mb()                # T: pairs with the one in shrink
         do_fault_around(c, vmf)
         pte_unmap_unlock(vmf)
     return VM_FAULT_SIGBUS
