@@ -105,7 +105,7 @@ cdef inline bint page_still_cached(vcpu_t *c, u32 file, u64 pgoff, u32 pfn) noex
     """Under the ptl: whether pfn is the file's page, and will be unmapped before it is anything else."""
     if mutant(SHMM_M_TRUNCATE_NO_RECHECK):
         return True
-    smp_mb()                                            # T: pairs with the one in vmtruncate
+    smp_mb()                                            # T: pairs with the one in shrink
     # acquire: pairs with the release when a file grows, for whoever sees it grown sees the slots that were emptied
     return (pgoff < ld64_acquire(&c.files[file].npages)
             and ld32_relaxed(&c.cache[get64(&c.files[file].first) + pgoff]) == pfn)
@@ -122,7 +122,7 @@ cdef inline bint try_get_page(vcpu_t *c, u32 file, u64 pgoff, u32 pfn) noexcept 
         refs = seen
     if refs == 0:
         return False
-    # acquire: pairs with the exchange that filled the slot; if it is another one's, the frame is another's page by now
+    # acquire: pairs with the exchange that filled the slot; if it holds another page, so may the frame
     if ld32_acquire(&c.cache[get64(&c.files[file].first) + pgoff]) == pfn:
         return True
     put_page_of_file(c, pfn)

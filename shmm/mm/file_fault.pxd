@@ -9,21 +9,17 @@ The page may be truncated before that lock is taken, so it is asked once more un
 
 from shmm.arch.arch cimport a64, copy_page, get32, ld64_acquire, ld64_relaxed, smp_mb, u32, u64
 from shmm.layout cimport (
-    SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_WRITE,
-    SHMM_PTRS_PER, SHMM_VM_SHARED, vcpu_t,
+    SHMM_FRAME_ANON, SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, SHMM_PTE_ACCESSED, SHMM_PTE_DIRTY, SHMM_PTE_WRITE, SHMM_PTRS_PER,
+    SHMM_VM_SHARED, vcpu_t,
 )
 from shmm.mm.anon cimport anon_vma_prepare
 from shmm.mm.anon_page cimport install_anon_page
-from shmm.mm.file cimport (
-    find_or_create_page, find_page, page_still_cached, put_page_of_file, try_get_page,
-)
+from shmm.mm.file cimport find_or_create_page, find_page, page_still_cached, put_page_of_file, try_get_page
 from shmm.mm.frame cimport add_batched, alloc_frame, charge, frame_bytes, free_frame, get_frame
 from shmm.mm.i_mmap cimport forget_truncated_page
 from shmm.mm.page_table cimport PTE, entry_index, set_entry
 from shmm.mm.vma cimport linear_page_index, vm_get_page_prot
-from shmm.mm.walk cimport (
-    FAULT_WRITE, VM_FAULT_OOM, VM_FAULT_SIGBUS, pte_map_lock, pte_unmap_unlock, vm_fault_t,
-)
+from shmm.mm.walk cimport FAULT_WRITE, VM_FAULT_OOM, VM_FAULT_SIGBUS, pte_map_lock, pte_unmap_unlock, vm_fault_t
 
 
 cdef inline u64 file_pte(vcpu_t *c, vm_fault_t *vmf, u32 pfn) noexcept nogil:
@@ -118,7 +114,7 @@ cdef inline u32 fault_beyond_end(vcpu_t *c, vm_fault_t *vmf) noexcept nogil:
             return VM_FAULT_OOM
     elif c.g.fault_around > 1:
         pte_map_lock(c, vmf)
-        smp_mb()                # T: pairs with the one in truncate.pxd, as in page_still_cached
+        smp_mb()                # T: pairs with the one in shrink
         do_fault_around(c, vmf)
         pte_unmap_unlock(vmf)
     return VM_FAULT_SIGBUS
