@@ -99,7 +99,8 @@ def test_the_last_page_as_on_a_memfd(machine):
                                (0, "", 0), (PAGE, "shared", 1), (PAGE, "private", 2), (PAGE - 1, "shared", PAGE - 1)):
             world.truncate(size)
             if name:
-                seen += [[world.read(which, offset) for which in ("shared", "private") for offset in (1, 10, 50, 90, 200)]]
+                seen.append([world.read(which, offset) for which in ("shared", "private")
+                             for offset in (1, 10, 50, 90, 200)])
                 world.write(name, at, 7 + len(seen))
         found.append(seen)
     assert found[0] == found[1]
@@ -179,7 +180,7 @@ def test_the_list_of_mappings(machine):
 
 
 def test_the_host_does_the_same_when_it_shrinks_to_nothing():
-    """SIGBUS is what a real access beyond the end is, and what the emulated one raises: the constant is the kernel's."""
+    """SIGBUS is what a real access beyond the end is, and what the emulated one raises."""
     fd = os.memfd_create("sigbus")
     os.ftruncate(fd, PAGE)
     view = m.mmap(fd, PAGE)

@@ -31,8 +31,8 @@ cdef inline void drop_anon_page(vcpu_t *c, u32 pfn) noexcept nogil:
 
 cdef inline u32 install_anon_page(vcpu_t *c, vm_fault_t *vmf, u32 pfn) noexcept nogil:
     """Fills the empty pte of the fault; consumes the frame.  0, also when somebody else was first; VM_FAULT_RETRY when
-    speculation gave up, or when the program has to answer (userfaultfd.pxd); VM_FAULT_SIGBUS when the file's page that was
-    copied is none any more."""
+    speculation gave up, or when the program has to answer (userfaultfd.pxd); VM_FAULT_SIGBUS when the file's page that
+    was copied is none any more."""
     if not pte_map_lock(c, vmf):
         drop_anon_page(c, pfn)
         return VM_FAULT_RETRY

@@ -5,7 +5,7 @@ So everybody else keeps, for VMAs that have a file:
 
     link       before a VMA is in the tree and has ptes; fork puts the child's behind its parent's
     range      start, end and offset change under i_mmap_lock, and between two VMAs both at once
-    ptes       mremap moves them under i_mmap_lock; else a truncation could look at each place when they are at the other
+    ptes       mremap moves them under i_mmap_lock; or a truncation could look at each place when they are at the other
     unlink     after the VMA's ptes are gone, before the page tables are: from then on nobody comes by
 
     munmap                                     truncate

@@ -138,7 +138,7 @@ cdef inline bint move_step(vcpu_t *c, mm_t *mm, a64 *pmd, u64 old, u64 new, u64 
 cdef inline u64 move_page_tables(vcpu_t *c, mm_t *mm, u64 old, u64 new, u64 length, u32 file,
                                  bint tables) noexcept nogil:
     """Moves what is mapped in [old, old + length), of this file or none, to new; tables: whole ones where they fit.
-    Returns how far it came: length, or less when memory for a table is out; what it moved until then stays where it is."""
+    Returns how far it came: length, or less when memory for a table is out; what it moved until then stays there."""
     cdef u64 done = 0
     cdef u64 step
     cdef bint moved

@@ -52,7 +52,7 @@ Lock order of the whole memory manager, outermost first (a lock may be taken whi
 
     mmap_lock                     rwsem; sleeps
       notifier_lock               percpu_rwsem; speculators only try
-      i_mmap_lock                 per file: its VMAs, its size, one truncation at a time; in no other mm's mmap_lock's way
+      i_mmap_lock                 per file: its VMAs, its size, one truncation at a time; no mmap_lock inside
         notifier.lock             per mm, of its secondary MMU: within it only what a truncation takes, ptls and below
         page_table_lock           per mm: installs of upper tables, anon_vma_prepare
           ptl                     per page table; speculators only try (their interrupts are off).  mremap takes

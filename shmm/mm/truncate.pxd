@@ -13,8 +13,8 @@ unmap_mapping_range): the kernel unmaps twice, before and after it empties the c
 between; here a copy is mapped only if, under its ptl, the page is still the one that was copied.
 
 MMU notifiers.  Registering one keeps out those who hold mmap_lock or notifier_lock, which is nobody here; in the kernel
-it takes every i_mmap lock, too (mm_take_all_locks).  Here the client's own lock is held from before its translations are
-dropped until the ptes are gone.  So a client sees the change as one step, whenever it came.
+it takes every i_mmap lock, too (mm_take_all_locks).  Here the client's own lock is held from before its translations
+are dropped until the ptes are gone.  So a client sees the change as one step, whenever it came.
 
 As on a memfd: a file that grows keeps what lies behind its old end on the last page, one that does not grow has it
 zeroed, a private copy of that page stays as it is.  A file cannot grow beyond the slots it was made with: EFBIG.
@@ -24,8 +24,8 @@ Sources: mm/truncate.c (truncate_pagecache), mm/memory.c (unmap_mapping_range), 
 from libc.errno cimport EBADF, EFBIG, EINVAL
 
 from shmm.arch.arch cimport (
-    a64, fill_page, get32, get64, i64, ld32_acquire, ld32_relaxed, ld64_relaxed, mutant, put64, smp_mb, st64_release, u32,
-    u64,
+    a64, fill_page, get32, get64, i64, ld32_acquire, ld32_relaxed, ld64_relaxed, mutant, put64, smp_mb, st64_release,
+    u32, u64,
 )
 from shmm.arch.mutants cimport SHMM_M_TRUNCATE_NO_FLUSH
 from shmm.layout cimport SHMM_PAGE_SHIFT, SHMM_PAGE_SIZE, mm_t, vcpu_t

@@ -1,4 +1,4 @@
-"""A load from a page of a file that is truncated at that moment, and grows again."""
+"""A load from a page of a file that is truncated at that moment."""
 
 from shmm.cluster.check.scenario import ARENA, PAGE, RW, Scene
 
