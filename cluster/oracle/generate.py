@@ -208,6 +208,13 @@ def brk(draw: Any) -> Operation:
     return "BRK", {"addr": pages * PAGE - draw(st.sampled_from((0, 0, 0, 1, 100))) if pages else 0, "base": HEAP}
 
 
+def truncate(draw: Any) -> Operation:
+    """A file made shorter, or as long as it was: on the emulated side it has slots for no more."""
+    file = draw(st.integers(1, len(FILES)))
+    pages = draw(st.integers(0, FILES[file - 1][0]))
+    return "TRUNCATE", {"value": file, "aux": max(0, pages * PAGE - draw(st.sampled_from((0, 0, 0, 1, 100))))}
+
+
 def mremap(draw: Any) -> Operation:
     """mremap: grown, shrunk, moved."""
     fields = target(draw, most=8)
@@ -280,7 +287,7 @@ def move(draw: Any) -> Operation:
 
 WEIGHTS = {
     mmap_at: 9, store: 6, touch: 7, load: 4, munmap: 2, mprotect: 6, mmap_anywhere: 2, madvise: 6, mremap: 5, brk: 2,
-    fork: 2, move: 1,
+    fork: 2, move: 1, truncate: 1,
 }
 
 
