@@ -281,6 +281,7 @@ WAITS = {"rwsem_read_slow", "rwsem_read_sleep", "rwsem_write_slow", "rwsem_write
          "gup_fast", "gup_slow"}                # and in test_gup.py
 CHANCE = {                              # only somebody at the same moment makes them move
     "rt_lock_sleep",                    # test_preempt_rt.py
+    "truncate_raced",                   # truncate_fault.py
     "secondary_retry",                  # the checker's scenarios of notifiers
 }
 

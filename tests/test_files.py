@@ -191,3 +191,10 @@ def test_the_host_does_the_same_when_it_shrinks_to_nothing():
         ctypes.string_at(ctypes.addressof(ctypes.c_char.from_buffer(view)), 1)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == 7
+
+
+def test_truncations_are_counted(machine):
+    file, _ = mapped(machine, 4, SHARED)
+    for size in (3 * PAGE, PAGE, 4 * PAGE):
+        machine.truncate(file, size)
+    assert machine.counters()["truncate"] == 3

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shmm.cluster.check.scenario import ARENA, VARIANTS, Scene, available, load
+from shmm.cluster.check.scenario import ARENA, PAGE, VARIANTS, Scene, available, load
 from shmm.cluster.config import SCHEMES, Config, Job
 from shmm.cluster.launch import run_point
 from shmm.program import MAY_FAIL, OP, Program
@@ -41,6 +41,8 @@ def rounds(scene: Scene, cpu: int) -> Program:
         p.barrier()
         if cpu == 0:
             p.munmap(ARENA, 4 << 30)
+            for file, (pages, _) in enumerate(scene.files, 1):
+                p.truncate(file, pages * PAGE)          # as long as it was
         p.barrier()
     return p
 
